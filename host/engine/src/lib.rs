@@ -1,0 +1,1 @@
+//! Loads verified packages, limits components and calls them.

@@ -1,0 +1,1 @@
+//! Runs a model: ONNX front end, the Executor trait, and the CPU executor.

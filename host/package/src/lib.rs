@@ -1,0 +1,1 @@
+//! The signed package: layout, manifest, envelopes, trust policy, verification.

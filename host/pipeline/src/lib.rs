@@ -1,0 +1,1 @@
+//! The graph of stages as a sans-I/O state machine.

@@ -1,0 +1,1 @@
+//! Write a Headland component as a page of Rust.
