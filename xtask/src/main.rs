@@ -1,1 +1,69 @@
-fn main() {}
+//! The project's chores: `cargo xtask <verb>`.
+//!
+//! Results go to standard output, progress to standard error.
+// What it prints is what it is for.
+#![allow(clippy::print_stdout)]
+
+mod bench;
+mod ci;
+mod demo;
+mod examples;
+mod plugins;
+mod process;
+mod setup;
+mod tally;
+mod test;
+mod workspace;
+
+use std::{env, process::ExitCode};
+
+use anyhow::Result;
+use workspace::Workspace;
+
+const USAGE: &str = "\
+The project's chores.
+
+Usage: cargo xtask <verb>
+
+  setup    get what the other verbs need: the wasm32 target, the Python judges
+  plugins  build the headland binary and every component, into dist/components
+  demo     build, sign, verify and run both examples; tamper with one; report
+  test     every test of the workspace, the judges and the examples
+  bench    the figures that the README quotes
+  ci       formatting, lints, licences, test and demo
+
+A prerequisite that cannot be got is left out with a reason; where CI=true it
+is a failure.
+";
+
+fn main() -> ExitCode {
+    let mut arguments = env::args().skip(1);
+    let verb = arguments.next();
+    let result = match (verb.as_deref(), arguments.next()) {
+        (Some("setup"), None) => with_workspace(setup::main),
+        (Some("plugins"), None) => with_workspace(plugins::main),
+        (Some("demo"), None) => with_workspace(demo::main),
+        (Some("test"), None) => with_workspace(test::main),
+        (Some("bench"), None) => with_workspace(bench::main),
+        (Some("ci"), None) => with_workspace(ci::main),
+        (Some("help" | "--help" | "-h"), None) => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn with_workspace(verb: impl FnOnce(&Workspace) -> Result<()>) -> Result<()> {
+    verb(&Workspace::find()?)
+}

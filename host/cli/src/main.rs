@@ -1,1 +1,128 @@
-fn main() {}
+//! The `headland` binary: one file per verb.
+
+mod bench;
+mod keygen;
+mod npy;
+mod onnx;
+mod output;
+mod package;
+mod plugin;
+mod run;
+mod source;
+mod trust;
+
+use std::{io, path::PathBuf, process::ExitCode};
+
+use clap::{CommandFactory, Parser, Subcommand};
+use headland_inference::InferenceError;
+use headland_package::{LayoutError, VerifyError};
+
+use crate::output::Output;
+
+/// Run machine learning at the edge from signed WebAssembly components.
+///
+/// A package holds components, models and the pipeline that wires them. It is
+/// built from a folder, signed with an Ed25519 key, and runs wherever a trust
+/// policy accepts its signatures.
+#[derive(Debug, Parser)]
+#[command(name = "headland", version, max_term_width = 100, propagate_version = true)]
+#[command(after_help = "Exit status: 0 when the command did what it says, 1 when it failed or refused, \
+                        2 when the command line is wrong.")]
+struct Cli {
+    /// Speak JSON, one value a line, on standard output
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make an Ed25519 key pair for signing packages
+    Keygen(keygen::Keygen),
+    /// Write or check a trust policy
+    #[command(subcommand)]
+    Trust(trust::Trust),
+    /// Build, sign, verify and look into packages
+    #[command(subcommand)]
+    Package(package::PackageCommand),
+    /// Verify a package and run its pipeline over files
+    Run(run::Run),
+    /// Measure a package's pipeline: latency, copies, start-up
+    Bench(bench::Bench),
+    /// Start and build components
+    #[command(subcommand)]
+    Plugin(plugin::Plugin),
+    /// Work with ONNX models directly
+    #[command(subcommand)]
+    Onnx(onnx::OnnxCommand),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages
+    Man {
+        /// Folder to write them to
+        #[arg(long, value_name = "DIR")]
+        out_dir: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let out = Output::new(cli.json);
+    let result = match cli.command {
+        Command::Keygen(c) => keygen::run(&c, out),
+        Command::Trust(c) => trust::run(&c, out),
+        Command::Package(c) => package::run(&c, out),
+        Command::Run(c) => run::run(&c, out),
+        Command::Bench(c) => bench::run(&c, out),
+        Command::Plugin(c) => plugin::run(&c, out),
+        Command::Onnx(c) => onnx::run(c, cli.json),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "headland", &mut io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { out_dir } => std::fs::create_dir_all(&out_dir)
+            .and_then(|()| clap_mangen::generate_to(Cli::command(), &out_dir))
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
+    };
+    result.unwrap_or_else(|error| report(&error, out))
+}
+
+/// Print the chain of an error once, and what to do about it.
+fn report(error: &anyhow::Error, out: Output) -> ExitCode {
+    let hint = hint(error);
+    if out.is_json() {
+        let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+        let value = serde_json::json!({"error": chain, "code": code(error), "hint": hint});
+        // If even this cannot be written, the exit status still says it.
+        let _ = out.json(&value);
+    } else {
+        eprintln!("error: {}", output::printable(&format!("{error:#}")));
+        if let Some(hint) = hint {
+            eprintln!("hint: {hint}");
+        }
+    }
+    ExitCode::FAILURE
+}
+
+/// The stable code of the first error in the chain that has one.
+fn code(error: &anyhow::Error) -> Option<&'static str> {
+    error.chain().find_map(|e| {
+        None.or_else(|| e.downcast_ref::<VerifyError>().map(VerifyError::code))
+            .or_else(|| e.downcast_ref::<LayoutError>().map(LayoutError::code))
+            .or_else(|| e.downcast_ref::<InferenceError>().map(InferenceError::code))
+    })
+}
+
+/// What to do, from the first error in the chain that knows.
+fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    error.chain().find_map(|e| {
+        None.or_else(|| e.downcast_ref::<VerifyError>().map(VerifyError::hint))
+            .or_else(|| e.downcast_ref::<LayoutError>().map(LayoutError::hint))
+    })
+}

@@ -1,1 +1,31 @@
-//! Runs a model: ONNX front end, the Executor trait, and the CPU executor.
+//! Runs a model: an ONNX front end, the [`Executor`] trait, and the CPU
+//! executor.
+//!
+//! Bytes in, tensors out: nothing here opens a file or a socket. ONNX bytes
+//! go through [`front`](ModelInfo::from_onnx), which checks them against
+//! [`LoadLimits`] and rewrites the graph, and then to an [`Executor`]. Only
+//! `cpu` knows that tract exists.
+//!
+//! ```no_run
+//! # use headland_inference::{CpuExecutor, Executor, LoadLimits};
+//! # fn f(onnx: &[u8], image: headland_tensor::Tensor) -> Result<(), headland_inference::InferenceError> {
+//! let model = CpuExecutor.load(onnx, &LoadLimits::default())?;
+//! let outputs = model.run(&[("image".to_owned(), image)])?;
+//! # Ok(()) }
+//! ```
+
+mod cpu;
+mod error;
+mod executor;
+mod front;
+mod limits;
+mod session;
+mod set;
+
+pub use cpu::CpuExecutor;
+pub use error::InferenceError;
+pub use executor::{Dimension, Executor, Model, ModelInfo, TensorInfo};
+pub use front::tensor::tensor_from_onnx;
+pub use limits::LoadLimits;
+pub use session::{Session, StateBinding};
+pub use set::ModelSet;

@@ -21,8 +21,6 @@ pub struct Limits {
     pub hostcalls: u64,
     /// Host memory of the tensors that a stage makes in one call, in bytes.
     pub tensor_bytes: u64,
-    /// Stack of one call, in bytes.
-    pub stack_bytes: u64,
 }
 
 impl Default for Limits {
@@ -35,7 +33,6 @@ impl Default for Limits {
             hostcall_bytes: 64 << 20,
             hostcalls: 10_000,
             tensor_bytes: 256 << 20,
-            stack_bytes: 512 << 10,
         }
     }
 }
@@ -52,7 +49,6 @@ impl Limits {
             hostcall_bytes: self.hostcall_bytes.min(other.hostcall_bytes),
             hostcalls: self.hostcalls.min(other.hostcalls),
             tensor_bytes: self.tensor_bytes.min(other.tensor_bytes),
-            stack_bytes: self.stack_bytes.min(other.stack_bytes),
         }
     }
 }

@@ -1,0 +1,123 @@
+"""Train the two models of this example and write them to `models/`.
+
+    python train.py --data Shuttle.rda              # train, write, evaluate
+    python train.py --data Shuttle.rda --evaluate   # evaluate what is there
+
+`shuttle-mlp.onnx` is the pipeline's model, `shuttle-trees.json` the tree
+ensemble that it falls back to. Both take the eight standardised sensors and
+give the probabilities of `nominal` and `anomaly`; both are evaluated on the
+14 500 rows that StatLog set aside for it, which nothing here trains on.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, roc_auc_score
+from sklearn.neural_network import MLPClassifier
+
+import shuttle
+
+HERE = Path(__file__).parent
+MLP = HERE / "models" / "shuttle-mlp.onnx"
+TREES = HERE / "models" / "shuttle-trees.json"
+
+# Standardised values are clamped here inside the model: the set has readings
+# hundreds of standard deviations out, and what is that far out is saturated.
+CLAMP = 8.0
+
+
+def train_mlp(x, y):
+    """A 8-24-16-1 perceptron with rectified units, as an ONNX graph."""
+    mlp = MLPClassifier(
+        hidden_layer_sizes=(24, 16), early_stopping=True, max_iter=80, random_state=20
+    ).fit(np.clip(x, -CLAMP, CLAMP), y)
+
+    # The logistic output p becomes two columns, (1 - p, p), as the softmax of
+    # (0, logit): a zero column is put before the last layer's only one.
+    weights = [w.astype(np.float32) for w in mlp.coefs_]
+    biases = [b.astype(np.float32) for b in mlp.intercepts_]
+    weights[-1] = np.hstack([np.zeros_like(weights[-1]), weights[-1]])
+    biases[-1] = np.concatenate([np.zeros_like(biases[-1]), biases[-1]])
+
+    nodes = [helper.make_node("Clip", ["features", "low", "high"], ["clamped"])]
+    constants = [
+        numpy_helper.from_array(np.float32(-CLAMP), "low"),
+        numpy_helper.from_array(np.float32(CLAMP), "high"),
+    ]
+    flow = "clamped"
+    for i, (w, b) in enumerate(zip(weights, biases), start=1):
+        constants += [
+            numpy_helper.from_array(w, f"w{i}"),
+            numpy_helper.from_array(b, f"b{i}"),
+        ]
+        nodes.append(helper.make_node("Gemm", [flow, f"w{i}", f"b{i}"], [f"z{i}"]))
+        flow = f"z{i}"
+        if i < len(weights):
+            nodes.append(helper.make_node("Relu", [flow], [f"h{i}"]))
+            flow = f"h{i}"
+    nodes.append(helper.make_node("Softmax", [flow], ["probabilities"], axis=1))
+
+    graph = helper.make_graph(
+        nodes,
+        "shuttle-mlp",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 8])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", 2])],
+        constants,
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], producer_name="train.py"
+    )
+    model.ir_version = 8
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, MLP)
+
+
+def predict_mlp(x):
+    """Probability of `anomaly`, by ONNX Runtime."""
+    session = onnxruntime.InferenceSession(MLP, providers=["CPUExecutionProvider"])
+    return session.run(None, {"features": x})[0][:, 1]
+
+
+def train_trees(x, y):
+    """Twelve gradient-boosted trees of depth 3."""
+    return GradientBoostingClassifier(
+        n_estimators=12, max_depth=3, learning_rate=0.4, random_state=20
+    ).fit(x, y)
+
+
+def report(name, truth, score):
+    guess = score >= 0.5
+    (tn, fp), (fn, tp) = confusion_matrix(truth, guess)
+    print(f"{name}: {len(truth)} held-out rows, {truth.sum()} of them anomalies")
+    print(f"  accuracy  {accuracy_score(truth, guess):.4f}")
+    print(f"  F1        {f1_score(truth, guess):.4f}   of `anomaly`")
+    print(f"  ROC-AUC   {roc_auc_score(truth, score):.5f}")
+    print(f"  missed {fn} anomalies of {fn + tp}, raised {fp} false alarms in {tn + fp}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="Shuttle.rda; README.md says where from")
+    parser.add_argument("--evaluate", action="store_true", help="do not train")
+    arguments = parser.parse_args()
+
+    rows, y = shuttle.read(arguments.data)
+    split = shuttle.HELD_OUT_FROM
+    scale = shuttle.standardisation(rows[:split])
+    x = shuttle.standardise(rows, scale)
+    if not arguments.evaluate:
+        train_mlp(x[:split], y[:split])
+        trees = train_trees(x[:split], y[:split])
+        report("trees", y[split:], trees.predict_proba(x[split:])[:, 1])
+    report("mlp", y[split:], predict_mlp(x[split:]))
+    print(json.dumps(scale, indent=1))
+
+
+if __name__ == "__main__":
+    main()

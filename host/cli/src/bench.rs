@@ -1,0 +1,130 @@
+//! `headland bench`: measure a package's pipeline on this machine.
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::bail;
+use clap::Args;
+use serde::Serialize;
+
+use crate::{
+    output::{Output, bytes, duration, table},
+    run::{HostOptions, Summary, Tally, start_timed},
+    source::{self, SourceOptions},
+};
+
+/// Measure a package's pipeline: start-up, latency by stage, throughput, copies.
+///
+/// The frames of the input are run over and over for the given time, one
+/// after the other, on one thread.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// The package: an OCI image layout, as a folder or a tar file
+    package: PathBuf,
+
+    #[command(flatten)]
+    host: HostOptions,
+
+    #[command(flatten)]
+    source: SourceOptions,
+
+    /// How long to measure, in seconds
+    #[arg(long, default_value_t = 5.0, value_name = "SECONDS")]
+    seconds: f64,
+
+    /// Frames to run before measuring
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    warm_up: usize,
+}
+
+#[derive(Serialize)]
+struct Measured {
+    /// First start: nothing compiled.
+    cold_start_ns: Vec<(&'static str, u64)>,
+    /// Second start: compiled code from the cache.
+    warm_start_ns: Vec<(&'static str, u64)>,
+    frames_per_second: f64,
+    resident_bytes: Option<u64>,
+    summary: Summary,
+}
+
+/// Run the command.
+pub fn run(command: &Bench, out: Output) -> anyhow::Result<ExitCode> {
+    if !(command.seconds > 0.0 && command.seconds <= 86_400.0) {
+        bail!("--seconds must be over 0 and at most a day");
+    }
+    let frames = source::frames(&command.source)?;
+    let engine = command.host.engine(out)?;
+    let cold = start_timed(&engine, &command.package, &command.host)?;
+    let cold_start_ns = cold.steps;
+    drop(cold.runner);
+    let warm = start_timed(&engine, &command.package, &command.host)?;
+    let mut runner = warm.runner;
+    for frame in frames.iter().cycle().take(command.warm_up) {
+        runner.run(frame.inputs.clone(), frame.media_type, 0);
+    }
+    runner.settle();
+
+    let mut tally = Tally::default();
+    let limit = Duration::from_secs_f64(command.seconds);
+    let begun = Instant::now();
+    let mut count = 0u64;
+    for frame in frames.iter().cycle() {
+        if begun.elapsed() >= limit {
+            break;
+        }
+        let report = runner.run(frame.inputs.clone(), frame.media_type, 0);
+        tally.frame(&report, frame.label.as_deref());
+        count += 1;
+    }
+    let frames_per_second = count as f64 / begun.elapsed().as_secs_f64();
+    runner.settle();
+    let measured = Measured {
+        cold_start_ns,
+        warm_start_ns: warm.steps,
+        frames_per_second,
+        resident_bytes: resident_bytes(),
+        summary: tally.summary(&runner, engine.is_pooled()),
+    };
+    out.json(&measured)?;
+    out.line(describe(&measured));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Resident memory of this process, where the system says it.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+fn describe(m: &Measured) -> String {
+    let mut start = vec![["start", "first", "again"].map(str::to_owned).to_vec()];
+    for ((name, first), (_, again)) in m.cold_start_ns.iter().zip(&m.warm_start_ns) {
+        start.push(vec![(*name).to_owned(), duration(*first), duration(*again)]);
+    }
+    let mut stages = vec![["stage", "calls", "p50", "p95", "p99", "max"].map(str::to_owned).to_vec()];
+    let frame = ("frame".to_owned(), m.summary.latency);
+    for (id, p) in m.summary.stages.iter().chain([&frame]) {
+        stages.push(vec![
+            id.clone(),
+            p.count.to_string(),
+            duration(p.p50_ns),
+            duration(p.p95_ns),
+            duration(p.p99_ns),
+            duration(p.max_ns),
+        ]);
+    }
+    format!(
+        "{}\n\n{}\n\n{:.0} frames/s on one thread, {:.1} copies a frame, instances {}, resident memory {}",
+        table(&start),
+        table(&stages),
+        m.frames_per_second,
+        m.summary.copies_per_frame,
+        if m.summary.pooled { "pooled" } else { "on demand" },
+        m.resident_bytes.map_or_else(|| "unknown".to_owned(), bytes),
+    )
+}

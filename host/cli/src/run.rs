@@ -1,0 +1,473 @@
+//! `headland run`: verify a package and run its pipeline over files.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use headland_engine::{
+    Copies, Deployment, Engine, EngineOptions, Finding, FrameReport, LogLevel, MonitorReport, Runner,
+};
+use headland_package::{HostPolicy, Layout, Package, PackageLimits, TrustPolicy, Verified};
+use headland_pipeline::StageOutput;
+use headland_tensor::Prediction;
+use serde::Serialize;
+
+use crate::{
+    output::{Output, Percentiles, duration},
+    source::{self, SourceFrame, SourceOptions},
+};
+
+/// Verify a package and run its pipeline over files.
+///
+/// Nothing in the package is parsed as WebAssembly or ONNX before its
+/// signatures were checked against the trust policy. Each line is a frame;
+/// what the monitors find is printed between them.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The package: an OCI image layout, as a folder or a tar file
+    package: PathBuf,
+
+    #[command(flatten)]
+    host: HostOptions,
+
+    #[command(flatten)]
+    source: SourceOptions,
+
+    /// Print the summary and the findings, not every frame
+    #[arg(long)]
+    summary: bool,
+}
+
+/// How this host trusts and runs packages.
+#[derive(Debug, Clone, Args)]
+pub struct HostOptions {
+    /// Trust policy (TOML): keys, threshold, revocations, grants
+    #[arg(long, value_name = "TRUST")]
+    pub policy: PathBuf,
+
+    /// Folder for compiled code [default: the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    pub code_cache: Option<PathBuf>,
+
+    /// Compile at every start, and keep no compiled code
+    #[arg(long, conflicts_with = "code_cache")]
+    pub no_code_cache: bool,
+}
+
+/// The user's own cache folder, as the XDG base directory specification says.
+fn default_code_cache() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let base = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|h| h.join(".cache")))?;
+    Some(base.join("headland").join("code"))
+}
+
+impl HostOptions {
+    /// Make the engine.
+    pub fn engine(&self, out: Output) -> anyhow::Result<Engine> {
+        let code_cache = match (&self.code_cache, self.no_code_cache) {
+            (_, true) => None,
+            (Some(folder), _) => Some(folder.clone()),
+            (None, _) => default_code_cache(),
+        };
+        let log = Arc::new(move |r: headland_engine::LogRecord| {
+            if r.level >= LogLevel::Info {
+                out.note(&format!("{}: {}", r.stage, r.message));
+            }
+        });
+        Ok(Engine::new(EngineOptions { code_cache, log, ..EngineOptions::default() })?)
+    }
+
+    /// Read a package and verify it; what it may use comes with it.
+    pub fn verify(&self, package: &Path) -> anyhow::Result<(Verified<Package>, HostPolicy)> {
+        let policy = read_policy(&self.policy)?;
+        let layout = Layout::open(package, &PackageLimits::default())
+            .with_context(|| format!("package {}", package.display()))?;
+        let verified = layout
+            .verify(&policy, now_unix_s()?)
+            .with_context(|| format!("package {} refused", package.display()))?;
+        Ok((verified, policy.host().clone()))
+    }
+}
+
+/// Seconds since the Unix epoch.
+pub fn now_unix_s() -> anyhow::Result<u64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    Ok(now.context("this machine's clock is before 1970; set it, validity depends on it")?.as_secs())
+}
+
+/// Read a trust policy.
+pub fn read_policy(path: &Path) -> anyhow::Result<TrustPolicy> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read trust policy {}", path.display()))?;
+    TrustPolicy::from_toml(&text).with_context(|| format!("trust policy {}", path.display()))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+enum Line<'a> {
+    Package {
+        name: &'a str,
+        version: &'a str,
+        digest: String,
+        signers: Vec<String>,
+    },
+    Frame {
+        frame: u64,
+        origin: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        label: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        prediction: Option<&'a Prediction>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tensors: Option<BTreeMap<&'a str, TensorLine>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        dropped: Option<Dropped>,
+        duration_ns: u64,
+        stages: &'a [headland_engine::StageTime],
+        copies: Copies,
+    },
+    Report(&'a MonitorReport),
+    Summary(&'a Summary),
+}
+
+#[derive(Serialize)]
+struct TensorLine {
+    dtype: String,
+    shape: Vec<u32>,
+}
+
+#[derive(Serialize)]
+struct Dropped {
+    code: &'static str,
+    reason: String,
+}
+
+/// What one run came to.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    /// Frames given.
+    pub frames: usize,
+    /// Frames that gave a result.
+    pub completed: usize,
+    /// Frames dropped, by reason.
+    pub dropped: BTreeMap<&'static str, u64>,
+    /// Frames whose label is known.
+    pub labelled: usize,
+    /// Of those, how many were predicted right.
+    pub correct: usize,
+    /// `correct / labelled`.
+    pub accuracy: Option<f64>,
+    /// From submission to result.
+    pub latency: Percentiles,
+    /// The same, stage by stage.
+    pub stages: Vec<(String, Percentiles)>,
+    /// Copies of tensor data over all frames.
+    pub copies: Copies,
+    /// Copies a completed frame.
+    pub copies_per_frame: f64,
+    /// Findings of warning and alarm.
+    pub findings: Vec<Finding>,
+    /// Rows that the monitors saw and did not see.
+    pub monitors: Vec<headland_engine::MonitorCounts>,
+    /// Instances made anew after a trap or limit.
+    pub restarts: u64,
+    /// Whether instances came from a pool.
+    pub pooled: bool,
+}
+
+/// Gathers a [`Summary`] frame by frame.
+#[derive(Default)]
+pub struct Tally {
+    frames: usize,
+    completed: usize,
+    dropped: BTreeMap<&'static str, u64>,
+    labelled: usize,
+    correct: usize,
+    durations_ns: Vec<u64>,
+    stages: Vec<(String, Vec<u64>)>,
+    copies: Copies,
+    findings: Vec<Finding>,
+}
+
+impl Tally {
+    /// Count one frame.
+    pub fn frame(&mut self, report: &FrameReport, label: Option<&str>) {
+        self.frames += 1;
+        match &report.result {
+            Ok(output) => {
+                self.completed += 1;
+                self.durations_ns.push(report.duration_ns);
+                if let (Some(label), StageOutput::Prediction(p)) = (label, output) {
+                    self.labelled += 1;
+                    self.correct += usize::from(p.classes.first().is_some_and(|c| c.label == label));
+                }
+            }
+            Err(reason) => *self.dropped.entry(reason.code()).or_default() += 1,
+        }
+        for stage in &report.stages {
+            match self.stages.iter_mut().find(|(id, _)| *id == stage.stage) {
+                Some((_, samples)) => samples.push(stage.duration_ns),
+                None => self.stages.push((stage.stage.clone(), vec![stage.duration_ns])),
+            }
+        }
+        self.copies += report.copies;
+    }
+
+    fn report(&mut self, report: &MonitorReport) {
+        match report {
+            MonitorReport::Early { finding } => self.findings.push(finding.clone()),
+            MonitorReport::Window { findings, .. } => self.findings.extend(findings.iter().cloned()),
+            MonitorReport::Disabled { .. } | MonitorReport::Error { .. } => {}
+        }
+    }
+
+    /// The summary of what `runner` did.
+    pub fn summary(self, runner: &Runner, pooled: bool) -> Summary {
+        let per_frame = |n: u64| if self.completed == 0 { 0.0 } else { n as f64 / self.completed as f64 };
+        Summary {
+            frames: self.frames,
+            completed: self.completed,
+            dropped: self.dropped,
+            labelled: self.labelled,
+            correct: self.correct,
+            accuracy: (self.labelled > 0).then(|| self.correct as f64 / self.labelled as f64),
+            latency: Percentiles::of(self.durations_ns),
+            stages: self.stages.into_iter().map(|(id, samples)| (id, Percentiles::of(samples))).collect(),
+            copies_per_frame: per_frame(self.copies.total().count),
+            copies: self.copies,
+            findings: self.findings,
+            monitors: runner.monitor_counts(),
+            restarts: runner.restarts(),
+            pooled,
+        }
+    }
+}
+
+/// Rows that may wait for the monitors before a file source waits for them.
+const MAX_BACKLOG_ROWS: u64 = 256;
+
+/// Run the command.
+pub fn run(command: &Run, out: Output) -> anyhow::Result<ExitCode> {
+    let (verified, host) = command.host.verify(&command.package)?;
+    let engine = command.host.engine(out)?;
+    let spinner = out.spinner("compiling");
+    let deployment = Arc::new(load(&engine, &verified, &host)?);
+    let mut runner = deployment.start().context("the pipeline does not start")?;
+    spinner.finish_and_clear();
+    let info = verified.info();
+    out.json(&Line::Package {
+        name: &info.name,
+        version: &info.version,
+        digest: verified.digest().to_string(),
+        signers: verified.signers().iter().map(ToString::to_string).collect(),
+    })?;
+    out.line(format!(
+        "{} {} ({}), signed by {} key(s)",
+        info.name,
+        info.version,
+        verified.digest(),
+        verified.signers().len()
+    ));
+
+    let frames = source::frames(&command.source)?;
+    let bar = out.progress("frames", frames.len() as u64);
+    let mut tally = Tally::default();
+    for frame in &frames {
+        let report = runner.run(frame.inputs.clone(), frame.media_type, captured_now_ns());
+        if !command.summary {
+            bar.suspend(|| tell_frame(out, frame, &report))?;
+        }
+        tally.frame(&report, frame.label.as_deref());
+        if runner.backlog_rows() > MAX_BACKLOG_ROWS {
+            runner.settle();
+        }
+        bar.suspend(|| tell_reports(out, &mut runner, &mut tally))?;
+        bar.inc(1);
+    }
+    runner.close_windows();
+    bar.finish_and_clear();
+    tell_reports(out, &mut runner, &mut tally)?;
+    let summary = tally.summary(&runner, engine.is_pooled());
+    out.json(&Line::Summary(&summary))?;
+    out.line(describe(&summary));
+    if summary.completed == 0 {
+        bail!("no frame came through; the reasons are above");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Load a verified package, saying which one failed.
+pub fn load(engine: &Engine, verified: &Verified<Package>, host: &HostPolicy) -> anyhow::Result<Deployment> {
+    engine.load(verified, host).with_context(|| format!("package {} cannot be run here", verified.info().name))
+}
+
+fn captured_now_ns() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn tell_frame(out: Output, frame: &SourceFrame, report: &FrameReport) -> anyhow::Result<()> {
+    let (mut prediction, mut tensors, mut dropped) = (None, None, None);
+    let said = match &report.result {
+        Ok(StageOutput::Prediction(p)) => {
+            prediction = Some(p);
+            describe_prediction(p)
+        }
+        Ok(StageOutput::Tensors(t)) => {
+            let shown: BTreeMap<&str, TensorLine> = t
+                .iter()
+                .map(|(name, t)| {
+                    let line = TensorLine { dtype: t.dtype().to_string(), shape: t.shape().dims().to_vec() };
+                    (name.as_str(), line)
+                })
+                .collect();
+            let text: Vec<String> = t.iter().map(|(name, t)| format!("{name} {t:?}")).collect();
+            tensors = Some(shown);
+            text.join(", ")
+        }
+        Err(reason) => {
+            dropped = Some(Dropped { code: reason.code(), reason: reason.to_string() });
+            format!("dropped: {reason}")
+        }
+    };
+    out.line(format!(
+        "{:>6}  {}  {said}{}  {}",
+        report.frame.id,
+        frame.origin,
+        frame.label.as_ref().map(|l| format!("  (label {l})")).unwrap_or_default(),
+        duration(report.duration_ns),
+    ));
+    out.json(&Line::Frame {
+        frame: report.frame.id,
+        origin: &frame.origin,
+        label: frame.label.as_deref(),
+        prediction,
+        tensors,
+        dropped,
+        duration_ns: report.duration_ns,
+        stages: &report.stages,
+        copies: report.copies,
+    })
+}
+
+fn describe_prediction(p: &Prediction) -> String {
+    let mut parts = Vec::new();
+    if let Some(best) = p.classes.first() {
+        parts.push(format!("{} {:.3}", best.label, best.score));
+    }
+    for d in &p.detections {
+        parts.push(format!(
+            "{} {:.3} at [{:.3} {:.3} {:.3} {:.3}]",
+            d.class.label, d.class.score, d.x_min, d.y_min, d.x_max, d.y_max
+        ));
+    }
+    parts.extend(p.values.iter().map(|v| format!("{}={:.4}", v.name, v.value)));
+    if p.alarm == Some(true) {
+        parts.push("ALARM".to_owned());
+    }
+    if parts.is_empty() { "nothing".to_owned() } else { parts.join("  ") }
+}
+
+fn tell_reports(out: Output, runner: &mut Runner, tally: &mut Tally) -> anyhow::Result<()> {
+    for report in runner.take_reports() {
+        tally.report(&report);
+        match &report {
+            MonitorReport::Early { finding } => tell_finding(out, finding),
+            MonitorReport::Window { monitor, rows, frames, findings, .. } => {
+                if findings.is_empty() {
+                    out.line(format!("{monitor}: frames {}..={}: {rows} rows, nothing found", frames.0, frames.1));
+                }
+                findings.iter().for_each(|f| tell_finding(out, f));
+            }
+            MonitorReport::Disabled { monitor, reason } => {
+                out.line(format!("{monitor}: disabled, inference goes on: {reason}"));
+            }
+            MonitorReport::Error { monitor, message } => out.line(format!("{monitor}: {message}")),
+        }
+        out.json(&Line::Report(&report))?;
+    }
+    Ok(())
+}
+
+fn tell_finding(out: Output, f: &Finding) {
+    out.line(format!(
+        "{}: frames {}..={}: {:?} {}: {} ({} = {:.4}, threshold {:.4}, {} rows)",
+        f.monitor,
+        f.frames.0,
+        f.frames.1,
+        f.severity,
+        f.check,
+        f.message,
+        f.statistic,
+        f.value,
+        f.threshold,
+        f.rows
+    ));
+}
+
+/// A summary for people.
+fn describe(s: &Summary) -> String {
+    let mut rows = vec![["stage", "calls", "p50", "p95", "p99", "max"].map(str::to_owned).to_vec()];
+    let mut add = |name: &str, p: &Percentiles| {
+        rows.push(vec![
+            name.to_owned(),
+            p.count.to_string(),
+            duration(p.p50_ns),
+            duration(p.p95_ns),
+            duration(p.p99_ns),
+            duration(p.max_ns),
+        ]);
+    };
+    s.stages.iter().for_each(|(id, p)| add(id, p));
+    add("frame", &s.latency);
+    let mut text = format!("\n{}\n\n{} of {} frames completed", crate::output::table(&rows), s.completed, s.frames);
+    for (code, n) in &s.dropped {
+        text += &format!("; {n} dropped ({code})");
+    }
+    if let Some(accuracy) = s.accuracy {
+        text += &format!("\naccuracy {:.2} % ({} of {} labelled frames)", accuracy * 100.0, s.correct, s.labelled);
+    }
+    let c = &s.copies;
+    text += &format!(
+        "\ncopies a frame {:.1}: into components {}, out of components {}, into models {}, out of models {} (in all)",
+        s.copies_per_frame, c.into_components.count, c.out_of_components.count, c.into_models.count, c.out_of_models.count
+    );
+    for m in &s.monitors {
+        text += &format!("\nmonitor {}: {} rows seen, {} dropped", m.monitor, m.rows_seen, m.rows_dropped);
+    }
+    if s.restarts > 0 {
+        text += &format!("\n{} stage instances made anew after a trap or limit", s.restarts);
+    }
+    text
+}
+
+/// How long a start takes, step by step.
+pub struct Started {
+    /// The running pipeline.
+    pub runner: Runner,
+    /// Steps with their durations in nanoseconds.
+    pub steps: Vec<(&'static str, u64)>,
+}
+
+/// Verify, load and start a package, timing each step.
+pub fn start_timed(engine: &Engine, package: &Path, options: &HostOptions) -> anyhow::Result<Started> {
+    let mut steps = Vec::new();
+    let mut last = Instant::now();
+    let mut step = |name| {
+        steps.push((name, u64::try_from(last.elapsed().as_nanos()).unwrap_or(u64::MAX)));
+        last = Instant::now();
+    };
+    let (verified, host) = options.verify(package)?;
+    step("read and verify");
+    let deployment = Arc::new(load(engine, &verified, &host)?);
+    step("load");
+    let runner = deployment.start().context("the pipeline does not start")?;
+    step("instantiate");
+    Ok(Started { runner, steps })
+}

@@ -1,0 +1,205 @@
+//! Compiled code, kept by this host for itself.
+//!
+//! Compiling a component takes milliseconds to seconds, mapping code that was
+//! compiled before takes microseconds. An entry is named by the digest of the
+//! component and of everything that the code depends on, and carries an HMAC
+//! (RFC 2104, SHA-256) under a key that only this host has, so that code that
+//! someone else wrote into the folder is never run. Entries are never shipped.
+#![allow(unsafe_code)]
+
+use std::{
+    fs,
+    hash::{Hash, Hasher},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+use wasmtime::{Engine, component::Component};
+
+const TAG_BYTES: usize = 32;
+const KEY_FILE: &str = "key";
+
+/// A folder of compiled code and the key that authenticates it.
+pub(crate) struct CodeCache {
+    folder: PathBuf,
+    key: [u8; 32],
+}
+
+/// Feeds a `Hash` value into SHA-256, so that the name does not depend on how
+/// the standard library happens to hash in one release.
+struct Sha256Hasher(Sha256);
+
+impl Hasher for Sha256Hasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        0
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+impl CodeCache {
+    /// Open the cache in `folder`, making folder and key when they are not
+    /// there. Both are for this user alone.
+    pub(crate) fn open(folder: &Path) -> io::Result<Self> {
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(folder)?;
+        let path = folder.join(KEY_FILE);
+        let read = |path: &Path| -> io::Result<Option<[u8; 32]>> {
+            match fs::read(path) {
+                Ok(k) => Ok(k.try_into().ok()),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(e) => Err(e),
+            }
+        };
+        if let Some(key) = read(&path)? {
+            return Ok(Self { folder: folder.to_owned(), key });
+        }
+        let mut key = [0u8; 32];
+        getrandom::fill(&mut key).map_err(|e| io::Error::other(e.to_string()))?;
+        write_atomically(&path, &[&key])?;
+        // Of two that start at once the later rename wins: read what stands.
+        let key = read(&path)?.unwrap_or(key);
+        Ok(Self { folder: folder.to_owned(), key })
+    }
+
+    fn entry(&self, engine: &Engine, component: &[u8]) -> PathBuf {
+        let mut hasher = Sha256Hasher(Sha256::new());
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        hasher.0.update(Sha256::digest(component));
+        self.folder.join(format!("{}.cwasm", hex(&hasher.0.finalize())))
+    }
+
+    /// The tag binds the code to its name, so that entries cannot be swapped.
+    fn mac(&self, path: &Path) -> Option<Hmac<Sha256>> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).ok()?;
+        mac.update(path.file_name()?.as_encoded_bytes());
+        Some(mac)
+    }
+
+    /// The code of `component`, if this host compiled it before. Anything
+    /// that is not whole and authentic is as good as not there.
+    pub(crate) fn get(&self, engine: &Engine, component: &[u8]) -> Option<Component> {
+        let path = self.entry(engine, component);
+        let bytes = fs::read(&path).ok()?;
+        let (tag, code) = bytes.split_at_checked(TAG_BYTES)?;
+        let mut mac = self.mac(&path)?;
+        mac.update(code);
+        mac.verify_slice(tag).ok()?;
+        // SAFETY: `deserialize` runs what it is given as machine code. The tag
+        // shows that these bytes were serialised by `put` under this host's
+        // key, for a component of this digest and an engine of this version
+        // and configuration. They were checked in memory and are handed over
+        // from the same memory, so nobody can change them in between.
+        unsafe { Component::deserialize(engine, code) }.ok()
+    }
+
+    /// Keep the code of `component`. Best effort: without the entry the next
+    /// start compiles again.
+    pub(crate) fn put(&self, engine: &Engine, component: &[u8], compiled: &Component) -> io::Result<()> {
+        let path = self.entry(engine, component);
+        let code = compiled.serialize().map_err(|e| io::Error::other(e.to_string()))?;
+        let Some(mut mac) = self.mac(&path) else { return Ok(()) };
+        mac.update(&code);
+        let tag = mac.finalize().into_bytes();
+        write_atomically(&path, &[&tag, &code])
+    }
+}
+
+/// Write a file under another name, then rename it into place.
+fn write_atomically(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    static UNIQUE: AtomicU64 = AtomicU64::new(0);
+    let n = UNIQUE.fetch_add(1, Ordering::Relaxed);
+    let temporary = path.with_extension(format!("{}-{n}.tmp", std::process::id()));
+    let write = || {
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(&temporary)?;
+        for part in parts {
+            file.write_all(part)?;
+        }
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().inspect_err(|_| {
+        let _ = fs::remove_file(&temporary);
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// The empty component: a preamble and nothing else.
+    const EMPTY: &[u8] = b"\0asm\x0d\0\x01\0";
+
+    fn only_entry(folder: &Path) -> PathBuf {
+        let mut entries = fs::read_dir(folder)
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .filter(|p| p.extension().is_some_and(|e| e == "cwasm"));
+        let entry = entries.next().unwrap();
+        assert!(entries.next().is_none());
+        entry
+    }
+
+    #[test]
+    fn code_comes_back_and_nothing_else_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = Engine::default();
+        let cache = CodeCache::open(folder.path()).unwrap();
+        assert!(cache.get(&engine, EMPTY).is_none());
+        cache.put(&engine, EMPTY, &Component::from_binary(&engine, EMPTY).unwrap()).unwrap();
+        assert!(cache.get(&engine, EMPTY).is_some());
+        assert!(cache.get(&engine, b"another component").is_none());
+        assert!(CodeCache::open(folder.path()).unwrap().get(&engine, EMPTY).is_some());
+    }
+
+    #[test]
+    fn flipped_byte_truncation_and_foreign_key_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = Engine::default();
+        let cache = CodeCache::open(folder.path()).unwrap();
+        cache.put(&engine, EMPTY, &Component::from_binary(&engine, EMPTY).unwrap()).unwrap();
+        let path = only_entry(folder.path());
+        let whole = fs::read(&path).unwrap();
+        for at in [0, TAG_BYTES, whole.len() - 1] {
+            let mut bad = whole.clone();
+            bad[at] ^= 1;
+            fs::write(&path, &bad).unwrap();
+            assert!(cache.get(&engine, EMPTY).is_none(), "byte {at} flipped");
+        }
+        fs::write(&path, &whole[..10]).unwrap();
+        assert!(cache.get(&engine, EMPTY).is_none());
+        fs::write(&path, &whole).unwrap();
+        assert!(cache.get(&engine, EMPTY).is_some());
+        fs::write(folder.path().join(KEY_FILE), [7u8; 32]).unwrap();
+        assert!(CodeCache::open(folder.path()).unwrap().get(&engine, EMPTY).is_none());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn key_and_code_are_for_this_user_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("code");
+        CodeCache::open(&inner).unwrap();
+        let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&inner), 0o700);
+        assert_eq!(mode(&inner.join(KEY_FILE)), 0o600);
+    }
+}

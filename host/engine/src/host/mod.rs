@@ -1,0 +1,262 @@
+//! What a component can reach: one file per interface of the contract.
+
+mod inference;
+mod log;
+mod tensors;
+mod wasi;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use headland_inference::{Model, Session};
+use headland_tensor::{Limits, NamedTensors, Tensor};
+use serde::{Deserialize, Serialize};
+use wasmtime::{
+    ResourceLimiter,
+    component::{HasSelf, Linker, Resource, ResourceTable},
+};
+use wasmtime_wasi::WasiCtx;
+
+use crate::{LogSink, bindings, world::World};
+
+/// Handles that one instance may hold at a time.
+const MAX_HANDLES: usize = 1024;
+
+/// How often, and how many bytes, data was copied over a boundary.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyCount {
+    /// Times.
+    pub count: u64,
+    /// Bytes in all.
+    pub bytes: u64,
+}
+
+impl CopyCount {
+    fn add(&mut self, bytes: usize) {
+        self.count += 1;
+        self.bytes += bytes as u64;
+    }
+}
+
+/// Every copy of tensor data that one frame cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copies {
+    /// From the host into a component's memory (`tensor.read`).
+    pub into_components: CopyCount,
+    /// From a component's memory into the host (`tensor.create`).
+    pub out_of_components: CopyCount,
+    /// From the host into an executor's own tensors.
+    pub into_models: CopyCount,
+    /// From an executor's own tensors into the host.
+    pub out_of_models: CopyCount,
+}
+
+impl Copies {
+    /// All copies together.
+    pub fn total(&self) -> CopyCount {
+        let all = [self.into_components, self.out_of_components, self.into_models, self.out_of_models];
+        CopyCount {
+            count: all.iter().map(|c| c.count).sum(),
+            bytes: all.iter().map(|c| c.bytes).sum(),
+        }
+    }
+
+    /// Count one run of a model.
+    pub(crate) fn model_run(&mut self, inputs: &[(String, Tensor)], outputs: &[(String, Tensor)]) {
+        for (_, t) in inputs {
+            self.into_models.add(t.bytes().len());
+        }
+        for (_, t) in outputs {
+            self.out_of_models.add(t.bytes().len());
+        }
+    }
+
+}
+
+impl std::ops::AddAssign for Copies {
+    fn add_assign(&mut self, other: Self) {
+        for (into, from) in [
+            (&mut self.into_components, other.into_components),
+            (&mut self.out_of_components, other.out_of_components),
+            (&mut self.into_models, other.into_models),
+            (&mut self.out_of_models, other.out_of_models),
+        ] {
+            into.count += from.count;
+            into.bytes += from.bytes;
+        }
+    }
+}
+
+/// A limit that a component hit; what a trap is traced back to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LimitHit {
+    /// Linear memory.
+    #[error("memory limit: {wanted_bytes} bytes wanted, {limit_bytes} allowed")]
+    Memory {
+        /// What the component wanted.
+        wanted_bytes: u64,
+        /// What it may have.
+        limit_bytes: u64,
+    },
+    /// A table.
+    #[error("table limit: {wanted} entries wanted, {limit} allowed")]
+    Table {
+        /// What the component wanted.
+        wanted: u64,
+        /// What it may have.
+        limit: u64,
+    },
+    /// Calls into the host.
+    #[error("hostcall limit: more than {0} calls into the host in one call of the stage")]
+    Hostcalls(u64),
+}
+
+/// Enforces a stage's memory and table limits, and remembers the first one
+/// that was hit, so that the abort that follows can be told apart from a bug.
+pub(crate) struct ResourceGuard {
+    limits: Limits,
+    pub(crate) hit: Option<LimitHit>,
+    /// The sum over the instance's memories.
+    memory_bytes: u64,
+}
+
+impl ResourceLimiter for ResourceGuard {
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let wanted_bytes = self.memory_bytes - current as u64 + desired as u64;
+        if wanted_bytes > self.limits.memory_bytes {
+            let limit_bytes = self.limits.memory_bytes;
+            self.hit.get_or_insert(LimitHit::Memory { wanted_bytes, limit_bytes });
+            return Ok(false);
+        }
+        self.memory_bytes = wanted_bytes;
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let (wanted, limit) = (desired as u64, self.limits.table_elements);
+        if wanted > limit {
+            self.hit.get_or_insert(LimitHit::Table { wanted, limit });
+        }
+        Ok(wanted <= limit)
+    }
+
+    fn instances(&self) -> usize {
+        self.limits.instances as usize
+    }
+
+    fn tables(&self) -> usize {
+        self.limits.instances as usize
+    }
+
+    fn memories(&self) -> usize {
+        self.limits.instances as usize
+    }
+}
+
+/// What is left of one call's allowance.
+struct Budget {
+    hostcalls: u64,
+    tensor_bytes: u64,
+    log_lines: u32,
+}
+
+/// Everything that an instance of a component has in the host.
+pub(crate) struct StageState {
+    table: ResourceTable,
+    pub(crate) guard: ResourceGuard,
+    limits: Limits,
+    budget: Budget,
+    pub(crate) copies: Copies,
+    models: BTreeMap<String, Arc<dyn Model>>,
+    stage: String,
+    log: LogSink,
+    wasi: Option<WasiCtx>,
+}
+
+impl StageState {
+    pub(crate) fn new(
+        stage: &str,
+        limits: Limits,
+        models: BTreeMap<String, Arc<dyn Model>>,
+        wasi: bool,
+        log: LogSink,
+    ) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MAX_HANDLES);
+        Self {
+            table,
+            guard: ResourceGuard { limits, hit: None, memory_bytes: 0 },
+            limits,
+            budget: Budget { hostcalls: 0, tensor_bytes: 0, log_lines: 0 },
+            copies: Copies::default(),
+            models,
+            stage: stage.to_owned(),
+            log,
+            wasi: wasi.then(wasi::closed_context),
+        }
+    }
+
+    /// Give the instance a fresh allowance for one call.
+    pub(crate) fn begin_call(&mut self) {
+        self.budget = Budget {
+            hostcalls: self.limits.hostcalls,
+            tensor_bytes: self.limits.tensor_bytes,
+            log_lines: log::MAX_LINES_PER_CALL,
+        };
+        self.copies = Copies::default();
+    }
+
+    /// Count one call into the host.
+    fn enter(&mut self) -> wasmtime::Result<()> {
+        match self.budget.hostcalls.checked_sub(1) {
+            Some(left) => {
+                self.budget.hostcalls = left;
+                Ok(())
+            }
+            None => {
+                let hit = LimitHit::Hostcalls(self.limits.hostcalls);
+                self.guard.hit.get_or_insert(hit.clone());
+                Err(wasmtime::Error::new(hit))
+            }
+        }
+    }
+
+    /// Hand tensors to the component.
+    pub(crate) fn give(&mut self, tensors: NamedTensors) -> wasmtime::Result<Vec<bindings::tensors::NamedTensor>> {
+        tensors
+            .into_iter()
+            .map(|(name, tensor)| Ok(bindings::tensors::NamedTensor { name, tensor: self.table.push(tensor)? }))
+            .collect()
+    }
+
+    /// Take tensors back from it.
+    pub(crate) fn take(&mut self, tensors: Vec<bindings::tensors::NamedTensor>) -> wasmtime::Result<NamedTensors> {
+        tensors.into_iter().map(|n| Ok((n.name, self.table.delete(n.tensor)?))).collect()
+    }
+
+    /// Take one tensor back.
+    pub(crate) fn take_one(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<Tensor> {
+        Ok(self.table.delete(tensor)?)
+    }
+}
+
+/// An open model: the component's handle to a model of the manifest.
+pub struct OpenModel(Arc<dyn Model>);
+
+/// An open session of a stateful model.
+pub struct OpenSession(Session);
+
+/// Define what a component of `world` may import, and nothing else.
+pub(crate) fn add_to_linker(linker: &mut Linker<StageState>, world: World, wasi: bool) -> wasmtime::Result<()> {
+    bindings::log::add_to_linker::<_, HasSelf<_>>(linker, |s| s)?;
+    bindings::types::add_to_linker::<_, HasSelf<_>>(linker, |s| s)?;
+    if world.has_tensors() {
+        tensors::add_to_linker(linker)?;
+    }
+    if world.has_inference() {
+        bindings::inference::add_to_linker::<_, HasSelf<_>>(linker, |s| s)?;
+    }
+    if wasi {
+        wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    }
+    Ok(())
+}

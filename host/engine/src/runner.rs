@@ -1,0 +1,268 @@
+//! Drives one pipeline: the scheduler says what is next, the runner does it.
+
+use std::{collections::VecDeque, sync::Arc, time::Instant};
+
+use headland_inference::InferenceError;
+use headland_pipeline::{Command, DropReason, FailureKind, Scheduler, StageFailure, StageOutcome, StageOutput, Stats};
+use headland_tensor::{Frame, NamedTensors};
+use serde::Serialize;
+
+use crate::{
+    ComponentError,
+    component::StageInstance,
+    deployment::{Deployment, StageRunner},
+    host::Copies,
+    monitors::{MonitorCounts, MonitorReport, MonitorStartError, Monitors},
+};
+
+/// Why a pipeline did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A stage's component failed.
+    #[error("stage {stage:?}")]
+    Stage {
+        /// Which.
+        stage: String,
+        /// Why.
+        #[source]
+        source: ComponentError,
+    },
+    /// A monitor failed.
+    #[error(transparent)]
+    Monitor(#[from] MonitorStartError),
+}
+
+/// How long a stage took for one frame.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StageTime {
+    /// The stage.
+    pub stage: String,
+    /// From call to result, in nanoseconds.
+    pub duration_ns: u64,
+    /// What came of it.
+    pub outcome: StageOutcome,
+}
+
+/// What became of one frame.
+#[derive(Debug, Clone)]
+pub struct FrameReport {
+    /// The frame.
+    pub frame: Arc<Frame>,
+    /// The pipeline's output, or why there is none.
+    pub result: Result<StageOutput, DropReason>,
+    /// The stages that ran, in order.
+    pub stages: Vec<StageTime>,
+    /// Copies of tensor data that it cost.
+    pub copies: Copies,
+    /// From submission to result, in nanoseconds.
+    pub duration_ns: u64,
+}
+
+enum Slot {
+    Component(Box<StageInstance>),
+    Model,
+    Scheduler,
+}
+
+/// Whether a model was given something that is not for it.
+fn is_bad_input(e: &InferenceError) -> bool {
+    use InferenceError as E;
+    matches!(
+        e,
+        E::MissingInput { .. }
+            | E::UnknownInput { .. }
+            | E::DuplicateInput { .. }
+            | E::WrongDType { .. }
+            | E::WrongShape { .. }
+    )
+}
+
+/// One running pipeline. Frames go in one at a time; run several for more.
+pub struct Runner {
+    deployment: Arc<Deployment>,
+    scheduler: Scheduler,
+    slots: Vec<Slot>,
+    monitors: Monitors,
+    started: Instant,
+    next_frame: u64,
+    finished: VecDeque<FrameReport>,
+    copies: Copies,
+}
+
+impl Runner {
+    pub(crate) fn new(deployment: Arc<Deployment>) -> Result<Self, StartError> {
+        let mut slots = Vec::with_capacity(deployment.stages.len());
+        for (stage, summary) in deployment.stages.iter().zip(deployment.stages()) {
+            slots.push(match stage {
+                StageRunner::Component(prepared) => {
+                    let started = StageInstance::start(Arc::clone(prepared));
+                    Slot::Component(Box::new(started.map_err(|source| StartError::Stage {
+                        stage: summary.id.clone(),
+                        source,
+                    })?))
+                }
+                StageRunner::Model(_) => Slot::Model,
+                StageRunner::Scheduler => Slot::Scheduler,
+            });
+        }
+        let monitors = Monitors::start(&deployment.monitors, &deployment.graph)?;
+        let scheduler = Scheduler::new(Arc::clone(&deployment.graph), 0);
+        Ok(Self {
+            deployment,
+            scheduler,
+            slots,
+            monitors,
+            started: Instant::now(),
+            next_frame: 0,
+            finished: VecDeque::new(),
+            copies: Copies::default(),
+        })
+    }
+
+    /// The pipeline that runs here.
+    pub fn deployment(&self) -> &Deployment {
+        &self.deployment
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Run one frame to its end. `captured_at_ns` is the source's own time,
+    /// in nanoseconds since the Unix epoch. Shadows and monitors come later:
+    /// at the next frame, or in [`Runner::settle`].
+    pub fn run(&mut self, inputs: NamedTensors, media_type: &str, captured_at_ns: u64) -> FrameReport {
+        self.drain();
+        self.copies = Copies::default();
+        let frame =
+            Frame { id: self.next_frame, captured_at_ns, media_type: media_type.to_owned() };
+        self.next_frame += 1;
+        let now_ns = self.now_ns();
+        if let Err(reason) = self.scheduler.submit(frame.clone(), inputs, now_ns) {
+            return FrameReport {
+                frame: Arc::new(frame),
+                result: Err(reason),
+                stages: Vec::new(),
+                copies: self.copies,
+                duration_ns: 0,
+            };
+        }
+        while self.finished.is_empty() {
+            if !self.step() {
+                break;
+            }
+        }
+        let duration_ns = self.now_ns() - now_ns;
+        match self.finished.pop_front() {
+            Some(report) => FrameReport { duration_ns, ..report },
+            // The scheduler finishes every frame that it admitted.
+            None => FrameReport {
+                frame: Arc::new(frame),
+                result: Err(DropReason::Shutdown),
+                stages: Vec::new(),
+                copies: self.copies,
+                duration_ns,
+            },
+        }
+    }
+
+    /// Do one command; false when there is nothing to do.
+    fn step(&mut self) -> bool {
+        let Some(command) = self.scheduler.poll(self.now_ns()) else { return false };
+        match command {
+            Command::Invoke { call, stage, frame, inputs, .. } => {
+                let result = self.invoke(stage, &frame, inputs);
+                self.scheduler.complete(call, result, self.now_ns());
+            }
+            Command::Finished { frame, result, path } => {
+                let spec = &self.deployment.graph.spec().stage;
+                let stages = path
+                    .into_iter()
+                    .filter_map(|run| {
+                        Some(StageTime {
+                            stage: spec.get(run.stage)?.id.clone(),
+                            duration_ns: run.end_ns.saturating_sub(run.start_ns),
+                            outcome: run.outcome,
+                        })
+                    })
+                    .collect();
+                self.finished.push_back(FrameReport {
+                    frame,
+                    result,
+                    stages,
+                    copies: self.copies,
+                    duration_ns: 0,
+                });
+            }
+            Command::Observe { monitor, row } => self.monitors.offer(monitor, row),
+        }
+        true
+    }
+
+    fn invoke(&mut self, stage: usize, frame: &Frame, inputs: NamedTensors) -> Result<StageOutput, StageFailure> {
+        match (self.slots.get_mut(stage), self.deployment.stages.get(stage)) {
+            (Some(Slot::Component(instance)), _) => {
+                Ok(instance.run(frame, inputs, &mut self.copies)?)
+            }
+            (Some(Slot::Model), Some(StageRunner::Model(model))) => {
+                let outputs = model.run(&inputs).map_err(|e| StageFailure {
+                    kind: if is_bad_input(&e) { FailureKind::BadInput } else { FailureKind::Inference },
+                    message: e.to_string(),
+                })?;
+                self.copies.model_run(&inputs, &outputs);
+                Ok(StageOutput::Tensors(outputs))
+            }
+            _ => Err(StageFailure {
+                kind: FailureKind::Refused,
+                message: format!("stage {stage} is not one that is called"),
+            }),
+        }
+    }
+
+    /// Do what is left of earlier frames: shadows, and rows for the monitors.
+    fn drain(&mut self) {
+        while self.step() {}
+        self.finished.clear();
+    }
+
+    /// Finish shadows, and wait until the monitors have seen every row.
+    pub fn settle(&mut self) {
+        self.drain();
+        self.monitors.settle();
+    }
+
+    /// Settle, then end every monitor's window.
+    pub fn close_windows(&mut self) {
+        self.drain();
+        self.monitors.close_windows();
+    }
+
+    /// Rows that wait for the monitors. A source that may wait, such as a
+    /// file, settles when it grows; a live one never does.
+    pub fn backlog_rows(&self) -> u64 {
+        self.monitors.backlog()
+    }
+
+    /// What the monitors reported since the last time.
+    pub fn take_reports(&mut self) -> Vec<MonitorReport> {
+        self.monitors.take_reports()
+    }
+
+    /// Rows that each monitor saw and did not see.
+    pub fn monitor_counts(&self) -> Vec<MonitorCounts> {
+        self.monitors.counts()
+    }
+
+    /// Frames and calls so far.
+    pub fn stats(&self) -> &Stats {
+        self.scheduler.stats()
+    }
+
+    /// Instances that were lost to a trap or limit and made anew.
+    pub fn restarts(&self) -> u64 {
+        self.slots
+            .iter()
+            .map(|s| if let Slot::Component(i) = s { i.restarts } else { 0 })
+            .sum()
+    }
+}

@@ -1,0 +1,236 @@
+//! The CPU executor: tract behind our own checks.
+//!
+//! tract reports what it cannot do as an error, but on some models it panics.
+//! Every call into it goes through [`contained`], so that a model can take
+//! neither the host nor another model with it.
+
+mod plan;
+mod tensor;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use headland_tensor::{NamedTensors, Tensor};
+use tract_onnx::{
+    Onnx,
+    pb::{GraphProto, ModelProto},
+    tract_hir::internal::{InferenceModel, TractError},
+};
+
+use crate::{Dimension, Executor, InferenceError, LoadLimits, Model, ModelInfo, front};
+use plan::{Fold, Plan};
+
+/// Runs models on the CPU, with tract.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CpuExecutor;
+
+impl Executor for CpuExecutor {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn load(&self, onnx: &[u8], limits: &LoadLimits) -> Result<Arc<dyn Model>, InferenceError> {
+        let (mut proto, info) = front::open(onnx, limits)?;
+        let tract = tract_onnx::onnx().with_ignore_value_info(true);
+        for value in info.inputs.iter().chain(&info.outputs) {
+            tensor::check_dtype(value)?;
+        }
+        front::rewrite(&mut proto);
+        check_operators(&proto, &tract)?;
+        let parsed = contained("reading the graph", || tract.parse(&proto, None))?
+            .map_err(|e| InferenceError::unsupported("graph", "", chain(&e)))?;
+        if let Some(name) = parsed.unresolved_inputs.first() {
+            return Err(InferenceError::malformed(format!("nothing gives {name:?}")));
+        }
+        let model = CpuModel {
+            info,
+            graph: parsed.model,
+            limits: *limits,
+            plans: Mutex::new(Plans { fold: Fold::Nothing, recent: Vec::new() }),
+        };
+        model.plan_ahead()?;
+        Ok(Arc::new(model))
+    }
+}
+
+/// A model that tract has parsed. Plans are made for the shapes that come.
+struct CpuModel {
+    info: ModelInfo,
+    graph: InferenceModel,
+    limits: LoadLimits,
+    plans: Mutex<Plans>,
+}
+
+struct Plans {
+    /// The least folding that has been enough so far.
+    fold: Fold,
+    /// The plans last used, the latest last.
+    recent: Vec<Arc<Plan>>,
+}
+
+impl Model for CpuModel {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn run(&self, inputs: &[(String, Tensor)]) -> Result<NamedTensors, InferenceError> {
+        let inputs = self.info.bind(inputs)?;
+        for (tensor, info) in inputs.iter().zip(&self.info.inputs) {
+            let len_bytes = tensor.bytes().len() as u64;
+            if len_bytes > self.limits.max_tensor_bytes {
+                let what = format!("max_tensor_bytes: input {:?}", info.name);
+                return Err(InferenceError::over(what, len_bytes, self.limits.max_tensor_bytes));
+            }
+        }
+        let start = match self.recent(&inputs) {
+            Ok(plan) => match plan.run(&inputs, &self.info.outputs) {
+                Err(InferenceError::Failed { .. }) => self.lock().fold,
+                outcome => return outcome,
+            },
+            Err(fold) => fold,
+        };
+        self.plan_and_run(&inputs, start)
+    }
+}
+
+impl CpuModel {
+    /// Make the plan of a model whose inputs all have fixed shapes, so that
+    /// what cannot run is refused when it is loaded.
+    fn plan_ahead(&self) -> Result<(), InferenceError> {
+        let mut shapes = Vec::new();
+        for input in &self.info.inputs {
+            let dims = input.shape.iter().map(|d| match d {
+                Dimension::Fixed(size) => Some(*size),
+                Dimension::Symbolic(_) => None,
+            });
+            match dims.collect::<Option<Vec<u32>>>() {
+                Some(dims) => shapes.push(headland_tensor::Shape::new(dims)?),
+                None => return Ok(()),
+            }
+        }
+        match Plan::of_shapes(&self.graph, &self.info.inputs, &shapes, &self.limits) {
+            Ok(plan) => {
+                self.keep(Arc::new(plan), Fold::Nothing);
+                Ok(())
+            }
+            // Values of the inputs may yet make the difference.
+            Err(InferenceError::Unsupported { .. }) if !self.info.inputs.is_empty() => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Plans> {
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A recent plan that serves these inputs, or else the folding to start
+    /// planning with.
+    fn recent(&self, inputs: &[Tensor]) -> Result<Arc<Plan>, Fold> {
+        let mut plans = self.lock();
+        let index = plans.recent.iter().rposition(|p| p.serves(inputs)).ok_or(plans.fold)?;
+        let plan = plans.recent.remove(index);
+        plans.recent.push(Arc::clone(&plan));
+        Ok(plan)
+    }
+
+    /// Plan with as little folding as will do, and run. Some graphs show only
+    /// when they run that they need a value, so a failed run folds more too.
+    fn plan_and_run(
+        &self,
+        inputs: &[Tensor],
+        start: Fold,
+    ) -> Result<NamedTensors, InferenceError> {
+        let mut refusal = InferenceError::unsupported("graph", "", "no plan");
+        for fold in Fold::ALL.into_iter().filter(|f| *f >= start) {
+            // The step that was enough before may add nothing to its
+            // predecessor for these inputs.
+            let Some(folded) = fold.of(inputs).or_else(|| (fold == start).then(|| fold.up_to(inputs)))
+            else {
+                continue;
+            };
+            // Planning takes long, and so holds no lock.
+            let outcome =
+                Plan::new(&self.graph, &self.info.inputs, inputs, &folded, &self.limits).and_then(
+                    |plan| plan.run(inputs, &self.info.outputs).map(|outputs| (plan, outputs)),
+                );
+            match outcome {
+                Ok((plan, outputs)) => {
+                    self.keep(Arc::new(plan), fold);
+                    return Ok(outputs);
+                }
+                Err(e @ InferenceError::OverLimit { .. }) => return Err(e),
+                Err(e) => refusal = e,
+            }
+        }
+        Err(refusal)
+    }
+
+    fn keep(&self, plan: Arc<Plan>, fold: Fold) {
+        let mut plans = self.lock();
+        plans.fold = plans.fold.max(fold);
+        if plans.recent.len() >= self.limits.max_plans.max(1) {
+            plans.recent.remove(0);
+        }
+        plans.recent.push(plan);
+    }
+}
+
+/// Refuse the first operator that tract has not, by name.
+fn check_operators(proto: &ModelProto, tract: &Onnx) -> Result<(), InferenceError> {
+    fn check(graph: &GraphProto, tract: &Onnx) -> Result<(), InferenceError> {
+        for node in &graph.node {
+            let known_domain =
+                matches!(&*node.domain, "" | "ai.onnx" | "ai.onnx.ml" | "com.microsoft");
+            if !known_domain || !tract.op_register.0.contains_key(&node.op_type) {
+                let reason = if node.domain.is_empty() {
+                    "the CPU executor does not have this operator".to_owned()
+                } else {
+                    format!("the CPU executor does not have this operator of {}", node.domain)
+                };
+                return Err(InferenceError::unsupported(
+                    &node.op_type,
+                    front::label(node),
+                    reason,
+                ));
+            }
+            for attribute in &node.attribute {
+                attribute.g.iter().chain(&attribute.graphs).try_for_each(|g| check(g, tract))?;
+            }
+        }
+        Ok(())
+    }
+    proto.graph.as_ref().map_or(Ok(()), |graph| check(graph, tract))
+}
+
+/// Call into tract, and turn a panic there into [`InferenceError::Failed`].
+///
+/// What unwinds through is dropped or rebuilt by the caller, and no lock of
+/// ours is held, so nothing half-changed can be seen afterwards. On
+/// wasm32-unknown-unknown a panic still ends the instance.
+fn contained<T>(doing: &str, call: impl FnOnce() -> T) -> Result<T, InferenceError> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
+        let message = payload
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| payload.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        let reason = format!("panic while {doing}: {}", one_line(message));
+        InferenceError::Failed { reason }
+    })
+}
+
+/// An error of tract's with its causes, on one line.
+fn chain(error: &TractError) -> String {
+    one_line(&format!("{error:#}"))
+}
+
+/// At most 400 characters, white space collapsed.
+fn one_line(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(400) {
+        Some((cut, _)) => format!("{}...", &line[..cut]),
+        None => line,
+    }
+}

@@ -1,0 +1,315 @@
+//! A graph made ready for inputs of given shapes.
+
+use headland_tensor::{DType, NamedTensors, Shape, Tensor};
+use tract_onnx::tract_hir::{
+    infer::Factoid,
+    internal::{
+        DatumType, InferenceFact, InferenceModel, InferenceModelExt, IntoArcTensor, IntoRunnable, OutletId, TVec,
+        TValue, ToDim, TypedModel, TypedRunnableModel,
+    },
+    ops::konst::Const,
+};
+
+use std::sync::Arc;
+
+use super::{
+    chain, contained,
+    tensor::{datum_type, from_tract, to_tract},
+};
+use crate::{InferenceError, LoadLimits, TensorInfo};
+
+/// Which inputs become constants of a plan.
+///
+/// Some graphs have no plan until certain inputs are known: a `Reshape` whose
+/// target is an input has an output of unknown rank. Such inputs are taken as
+/// constants, and the plan then serves runs that give the same values. What
+/// is folded grows step by step, from what usually decides shapes to
+/// everything, and a model keeps to the step that it needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fold {
+    /// None: the plan serves any values of the same shapes.
+    Nothing,
+    /// Integers and bools of at most 64 elements: shapes, axes, indices.
+    Sizes,
+    /// Also other numbers of at most 64 elements: scales, limits, ratios.
+    Parameters,
+    /// Every input, up to 1 MiB: graphs whose shapes depend on their data.
+    Everything,
+}
+
+impl Fold {
+    /// From the least to the most.
+    pub(super) const ALL: [Self; 4] =
+        [Self::Nothing, Self::Sizes, Self::Parameters, Self::Everything];
+
+    /// Which inputs to fold; `None` when that is no more than the step before.
+    pub(super) fn of(self, inputs: &[Tensor]) -> Option<Vec<bool>> {
+        let folded = self.up_to(inputs);
+        let before = match self {
+            Self::Nothing => return Some(folded),
+            Self::Sizes => Self::Nothing,
+            Self::Parameters => Self::Sizes,
+            Self::Everything => Self::Parameters,
+        };
+        (folded != before.up_to(inputs)).then_some(folded)
+    }
+
+    /// Which inputs to fold.
+    pub(super) fn up_to(self, inputs: &[Tensor]) -> Vec<bool> {
+        let small = |t: &Tensor| t.shape().element_count() <= 64;
+        let integer = |t: &Tensor| {
+            !matches!(t.dtype(), DType::F16 | DType::BF16 | DType::F32 | DType::F64)
+        };
+        let bytes: usize = inputs.iter().map(|t| t.bytes().len()).sum();
+        let folds = |t: &Tensor| match self {
+            Self::Nothing => false,
+            Self::Sizes => small(t) && integer(t),
+            Self::Parameters => small(t),
+            Self::Everything => small(t) || bytes <= 1 << 20,
+        };
+        inputs.iter().map(folds).collect()
+    }
+}
+
+/// A graph made ready for inputs of given shapes, some of given values.
+pub(super) struct Plan {
+    shapes: Vec<Shape>,
+    /// The values of the inputs that are constants of the plan.
+    values: Vec<Option<Tensor>>,
+    runnable: Arc<TypedRunnableModel>,
+}
+
+impl Plan {
+    /// Plan for inputs of these shapes and dtypes, and for the values of
+    /// those that `folded` marks.
+    pub(super) fn new(
+        graph: &InferenceModel,
+        infos: &[TensorInfo],
+        inputs: &[Tensor],
+        folded: &[bool],
+        limits: &LoadLimits,
+    ) -> Result<Self, InferenceError> {
+        let shapes = inputs.iter().map(|t| t.shape().clone()).collect();
+        let values = inputs.iter().zip(folded).map(|(t, &fold)| fold.then(|| t.clone())).collect();
+        Self::build(graph, infos, shapes, values, limits)
+    }
+
+    /// Plan for inputs of these shapes and any values.
+    pub(super) fn of_shapes(
+        graph: &InferenceModel,
+        infos: &[TensorInfo],
+        shapes: &[Shape],
+        limits: &LoadLimits,
+    ) -> Result<Self, InferenceError> {
+        Self::build(graph, infos, shapes.to_vec(), vec![None; shapes.len()], limits)
+    }
+
+    fn build(
+        graph: &InferenceModel,
+        infos: &[TensorInfo],
+        shapes: Vec<Shape>,
+        values: Vec<Option<Tensor>>,
+        limits: &LoadLimits,
+    ) -> Result<Self, InferenceError> {
+        let runnable = contained("planning", || {
+            let graph = specialise(graph, infos, &shapes, &values)?;
+            let graph = analyse(graph, limits)?;
+            compile(graph, limits)
+        })
+        .unwrap_or_else(|panic| Err(InferenceError::unsupported("graph", "", panic.to_string())))?;
+        Ok(Self { shapes, values, runnable })
+    }
+
+    /// Whether this plan is for these inputs.
+    pub(super) fn serves(&self, inputs: &[Tensor]) -> bool {
+        inputs.iter().zip(&self.shapes).all(|(tensor, shape)| tensor.shape() == shape)
+            && inputs
+                .iter()
+                .zip(&self.values)
+                .all(|(tensor, value)| value.as_ref().is_none_or(|v| v == tensor))
+    }
+
+    /// Run on inputs that the plan [serves](Self::serves).
+    pub(super) fn run(
+        &self,
+        inputs: &[Tensor],
+        outputs: &[TensorInfo],
+    ) -> Result<NamedTensors, InferenceError> {
+        let fed: Result<TVec<TValue>, _> = inputs
+            .iter()
+            .zip(&self.values)
+            .filter(|(_, value)| value.is_none())
+            .map(|(tensor, _)| to_tract(tensor).map(TValue::from))
+            .collect();
+        let fed = fed?;
+        let made = contained("running", || self.runnable.run(fed))?
+            .map_err(|e| InferenceError::Failed { reason: chain(&e) })?;
+        outputs
+            .iter()
+            .zip(made.iter())
+            .map(|(info, tensor)| Ok((info.name.clone(), from_tract(tensor, info)?)))
+            .collect()
+    }
+}
+
+/// A copy of the graph with its inputs' shapes set, and constants in place of
+/// the inputs that have values.
+fn specialise(
+    graph: &InferenceModel,
+    infos: &[TensorInfo],
+    shapes: &[Shape],
+    values: &[Option<Tensor>],
+) -> Result<InferenceModel, InferenceError> {
+    let failed = |e| InferenceError::Failed { reason: chain(&e) };
+    let mut graph = graph.clone();
+    let sources = graph.inputs.clone();
+    let mut open: Vec<OutletId> = Vec::new();
+    for (((&source, info), shape), value) in sources.iter().zip(infos).zip(shapes).zip(values) {
+        let fact = if let Some(value) = value {
+            let constant = to_tract(value)?.into_arc_tensor();
+            graph.node_mut(source.node).op =
+                Box::new(Const::new(Arc::clone(&constant)).map_err(failed)?);
+            InferenceFact {
+                value: Arc::clone(&constant).into(),
+                ..InferenceFact::dt_shape_from_tensor(&constant)
+            }
+        } else {
+            open.push(source);
+            let dims: TVec<_> = shape.dims().iter().map(|&d| (d as usize).to_dim()).collect();
+            let datum_type = datum_type(info.dtype).unwrap_or(DatumType::F32);
+            InferenceFact::dt_shape(datum_type, dims)
+        };
+        graph.set_outlet_fact(source, fact).map_err(failed)?;
+    }
+    graph.inputs = open;
+    Ok(graph)
+}
+
+/// Find every tensor's dtype and shape.
+///
+/// tract computes what depends on constants only as it goes, so a few bytes
+/// of model could ask for any amount of memory. Each node's output shapes are
+/// therefore looked at before tract may compute them.
+fn analyse(
+    mut graph: InferenceModel,
+    limits: &LoadLimits,
+) -> Result<InferenceModel, InferenceError> {
+    let order = graph.eval_order().map_err(|e| InferenceError::malformed(chain(&e)))?;
+    for id in order {
+        infer_node(&mut graph, id, limits)?;
+    }
+    Ok(graph)
+}
+
+/// Infer what one node says of its inputs, its outputs and what it observes.
+fn infer_node(
+    graph: &mut InferenceModel,
+    id: usize,
+    limits: &LoadLimits,
+) -> Result<(), InferenceError> {
+    let node = graph.node(id);
+    let (op, name) = (node.op.name(), node.name.clone());
+    let unsupported = |e| InferenceError::unsupported(&*op, &name, chain(&e));
+    let outlets: Vec<OutletId> = (node.inputs.iter().copied())
+        .chain((0..node.outputs.len()).map(|slot| OutletId::new(id, slot)))
+        .chain(node.op.observe_outlets(graph, node).map_err(unsupported)?)
+        .collect();
+    let facts: Vec<InferenceFact> = outlets
+        .iter()
+        .map(|&outlet| graph.outlet_fact(outlet).cloned())
+        .collect::<Result<_, _>>()
+        .map_err(unsupported)?;
+    let (inputs, rest) = facts.split_at(node.inputs.len());
+    let (outputs, observed) = rest.split_at(node.outputs.len());
+    let known = !inputs.is_empty() && inputs.iter().all(|fact| fact.value.is_concrete());
+    let op = &mut graph.node_mut(id).op;
+    if known
+        && let Ok((_, outputs, _)) =
+            op.clone().infer_facts(refs(inputs), refs(outputs), refs(observed))
+    {
+        outputs.iter().try_for_each(|fact| check_size(fact, &name, limits))?;
+    }
+    let (inputs, outputs, observed) = op
+        .infer(refs(inputs), refs(outputs), refs(observed))
+        .map_err(unsupported)?;
+    outputs.iter().try_for_each(|fact| check_size(fact, &name, limits))?;
+    for (outlet, fact) in outlets.into_iter().zip(inputs.into_iter().chain(outputs).chain(observed))
+    {
+        graph
+            .outlet_fact(outlet)
+            .and_then(|old| old.unify(&fact))
+            .and_then(|fact| graph.set_outlet_fact(outlet, fact))
+            .map_err(unsupported)?;
+    }
+    Ok(())
+}
+
+fn refs(facts: &[InferenceFact]) -> TVec<&InferenceFact> {
+    facts.iter().collect()
+}
+
+fn check_size(
+    fact: &InferenceFact,
+    node: &str,
+    limits: &LoadLimits,
+) -> Result<(), InferenceError> {
+    let Some(dims) = fact.shape.concretize() else { return Ok(()) };
+    let size = fact.datum_type.concretize().map_or(1, |dt| dt.size_of()) as u64;
+    let bytes = dims.iter().try_fold(size, |bytes, dim| {
+        Some(bytes.saturating_mul(u64::try_from(dim.to_i64().ok()?).ok()?))
+    });
+    match bytes {
+        Some(bytes) if bytes > limits.max_tensor_bytes => {
+            let what = format!("max_tensor_bytes: the result of {node:?}");
+            Err(InferenceError::over(what, bytes, limits.max_tensor_bytes))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// To typed operators, simplified, and in order of evaluation.
+fn compile(
+    graph: InferenceModel,
+    limits: &LoadLimits,
+) -> Result<Arc<TypedRunnableModel>, InferenceError> {
+    let unsupported = |e| InferenceError::unsupported("graph", "", chain(&e));
+    let typed: TypedModel = graph.into_typed().map_err(unsupported)?;
+    check_memory(&typed, limits)?;
+    typed.into_optimized().and_then(|m| m.into_runnable()).map_err(unsupported)
+}
+
+/// Refuse a graph whose results would take more memory than allowed, one of
+/// them or those that live at the same time. Sizes that depend on data count
+/// for nothing here.
+fn check_memory(model: &TypedModel, limits: &LoadLimits) -> Result<(), InferenceError> {
+    let order = model.eval_order().map_err(|e| InferenceError::malformed(chain(&e)))?;
+    let mut sizes = vec![0u64; model.nodes().len()];
+    let mut readers: Vec<usize> = vec![0; model.nodes().len()];
+    for node in model.nodes() {
+        readers[node.id] = node.outputs.iter().map(|o| o.successors.len()).sum();
+        for output in &node.outputs {
+            let bytes = output.fact.mem_size().to_i64().unwrap_or(0).unsigned_abs();
+            if bytes > limits.max_tensor_bytes {
+                let what = format!("max_tensor_bytes: the result of {:?}", node.name);
+                return Err(InferenceError::over(what, bytes, limits.max_tensor_bytes));
+            }
+            sizes[node.id] = sizes[node.id].saturating_add(bytes);
+        }
+    }
+    let mut live = 0u64;
+    for id in order {
+        live = live.saturating_add(sizes[id]);
+        if live > limits.max_run_bytes {
+            let what = format!("max_run_bytes: all that lives at {:?}", model.node(id).name);
+            return Err(InferenceError::over(what, live, limits.max_run_bytes));
+        }
+        for input in &model.node(id).inputs {
+            readers[input.node] -= 1;
+            // Outputs of the model never reach zero: nobody reads them last.
+            if readers[input.node] == 0 && !model.outputs.iter().any(|o| o.node == input.node) {
+                live = live.saturating_sub(sizes[input.node]);
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! From ONNX bytes to a checked graph that executors understand.
+//!
+//! In order: [`wire`] bounds what decoding may allocate, the protobuf is
+//! decoded, [`check`] holds the graph against the specification and the
+//! limits, and the rewrites bring it into the form that executors take, one
+//! file for each rewrite.
+
+mod check;
+mod functions;
+mod hints;
+mod losses;
+mod nodes;
+pub(crate) mod tensor;
+mod wire;
+
+pub(crate) use check::label;
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+use tract_onnx::pb::{
+    ModelProto, ValueInfoProto, tensor_shape_proto::dimension::Value as Size, type_proto,
+};
+
+use crate::{Dimension, InferenceError, LoadLimits, ModelInfo, TensorInfo};
+
+/// Decode and check a model, and describe it.
+pub(crate) fn open(
+    onnx: &[u8],
+    limits: &LoadLimits,
+) -> Result<(ModelProto, ModelInfo), InferenceError> {
+    let len_bytes = onnx.len() as u64;
+    if len_bytes > limits.max_model_bytes {
+        return Err(InferenceError::over("max_model_bytes", len_bytes, limits.max_model_bytes));
+    }
+    wire::bound(onnx, limits.max_messages)?;
+    let mut proto = ModelProto::decode(onnx)
+        .map_err(|e| InferenceError::malformed(format!("not a protobuf of ONNX: {e}")))?;
+    functions::inline(&mut proto, limits)?;
+    let census = check::model(&mut proto, limits)?;
+    let Some(graph) = &proto.graph else {
+        return Err(InferenceError::malformed("the model has no graph"));
+    };
+    let constants: Vec<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+    let inputs = graph.input.iter().filter(|i| !constants.contains(&i.name.as_str()));
+    let mut opsets = BTreeMap::new();
+    for import in &proto.opset_import {
+        let domain = if import.domain.is_empty() { "ai.onnx" } else { &import.domain };
+        opsets.insert(domain.to_owned(), import.version);
+    }
+    let info = ModelInfo {
+        inputs: inputs.map(|i| describe(i, "input")).collect::<Result<_, _>>()?,
+        outputs: graph.output.iter().map(|o| describe(o, "output")).collect::<Result<_, _>>()?,
+        ir_version: proto.ir_version,
+        opsets,
+        producer: format!("{} {}", proto.producer_name, proto.producer_version).trim().to_owned(),
+        operators: census.operators,
+        parameters: census.parameters,
+        parameter_bytes: census.parameter_bytes,
+    };
+    Ok((proto, info))
+}
+
+/// Bring a checked model into the form that executors take.
+pub(crate) fn rewrite(proto: &mut ModelProto) {
+    let opset = proto.opset_import.iter().find(|o| matches!(&*o.domain, "" | "ai.onnx"));
+    let opset = opset.map_or(0, |o| o.version);
+    hints::drop_shapes(proto);
+    if let Some(graph) = &mut proto.graph
+        && opset >= 13
+    {
+        losses::expand(graph);
+    }
+}
+
+/// An input or output in the contract's terms; `role` says which, in errors.
+fn describe(value: &ValueInfoProto, role: &str) -> Result<TensorInfo, InferenceError> {
+    let name = &value.name;
+    let declared = value.r#type.as_ref().and_then(|t| t.value.as_ref());
+    let Some(type_proto::Value::TensorType(declared)) = declared else {
+        let reason = "is a sequence, an optional or a map; only tensors are supported";
+        return Err(InferenceError::unsupported(role, name, reason));
+    };
+    let dtype = tensor::dtype(declared.elem_type).ok_or_else(|| {
+        let element = tensor::element_name(declared.elem_type);
+        InferenceError::unsupported(role, name, format!("has element type {element}"))
+    })?;
+    let Some(shape) = &declared.shape else {
+        return Err(InferenceError::unsupported(role, name, "has no declared rank"));
+    };
+    if shape.dim.len() > headland_tensor::MAX_RANK {
+        let allowed = headland_tensor::MAX_RANK as u64;
+        let what = format!("the rank of {role} {name:?}");
+        return Err(InferenceError::over(what, shape.dim.len() as u64, allowed));
+    }
+    let dimension = |(axis, dim): (usize, &tract_onnx::pb::tensor_shape_proto::Dimension)| match &dim.value
+    {
+        Some(Size::DimValue(size)) if *size >= 0 => {
+            u32::try_from(*size).map(Dimension::Fixed).map_err(|_| {
+                let what = format!("dimension {axis} of {role} {name:?}");
+                InferenceError::over(what, size.unsigned_abs(), u64::from(u32::MAX))
+            })
+        }
+        Some(Size::DimParam(symbol)) if !symbol.is_empty() && symbol != "?" => {
+            Ok(Dimension::Symbolic(symbol.clone()))
+        }
+        _ => Ok(Dimension::Symbolic(format!("{name}.{axis}"))),
+    };
+    let shape = shape.dim.iter().enumerate().map(dimension).collect::<Result<_, _>>()?;
+    Ok(TensorInfo { name: name.clone(), dtype, shape })
+}

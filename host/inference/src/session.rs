@@ -1,0 +1,135 @@
+//! Runs of a streaming model over time.
+
+use std::sync::Arc;
+
+use headland_tensor::{NamedTensors, Tensor};
+
+use crate::{Dimension, InferenceError, Model, TensorInfo};
+
+/// An output that a session hands back to an input at the next run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StateBinding {
+    /// The input that takes the state.
+    pub input: String,
+    /// The output that gives the next state.
+    pub output: String,
+    /// The state before the first run.
+    pub initial: Tensor,
+}
+
+/// A model whose bound outputs are fed back to its bound inputs.
+pub struct Session {
+    model: Arc<dyn Model>,
+    bindings: Vec<StateBinding>,
+    /// The current state, one tensor a binding.
+    state: Vec<Tensor>,
+}
+
+impl Session {
+    /// Start a session in the bindings' initial state.
+    ///
+    /// # Errors
+    /// [`InferenceError::UnknownInput`] and [`InferenceError::DuplicateInput`]
+    /// for names of inputs; [`InferenceError::WrongDType`] and
+    /// [`InferenceError::WrongShape`] where the initial state or the bound
+    /// output does not fit the input; [`InferenceError::Malformed`] for an
+    /// output that the model does not have, or bound twice.
+    pub fn new(
+        model: Arc<dyn Model>,
+        bindings: Vec<StateBinding>,
+    ) -> Result<Self, InferenceError> {
+        let info = model.info();
+        for (index, binding) in bindings.iter().enumerate() {
+            let input =
+                info.inputs.iter().find(|i| i.name == binding.input).ok_or_else(|| {
+                    InferenceError::UnknownInput {
+                        name: binding.input.clone(),
+                        known: info.inputs.iter().map(|i| i.name.clone()).collect(),
+                    }
+                })?;
+            let output =
+                info.outputs.iter().find(|o| o.name == binding.output).ok_or_else(|| {
+                    InferenceError::malformed(format!("the model has no output {:?}", binding.output))
+                })?;
+            let earlier = &bindings[..index];
+            if earlier.iter().any(|b| b.input == binding.input) {
+                return Err(InferenceError::DuplicateInput { name: binding.input.clone() });
+            }
+            if earlier.iter().any(|b| b.output == binding.output) {
+                return Err(InferenceError::malformed(format!(
+                    "output {:?} is bound twice",
+                    binding.output
+                )));
+            }
+            check_fit(input, output, &binding.initial)?;
+        }
+        let state = bindings.iter().map(|b| b.initial.clone()).collect();
+        Ok(Self { model, bindings, state })
+    }
+
+    /// The model that runs.
+    pub fn model(&self) -> &Arc<dyn Model> {
+        &self.model
+    }
+
+    /// Run one step. Takes every input that is not bound, gives every output
+    /// that is not bound. A step that fails leaves the state as it was.
+    ///
+    /// # Errors
+    /// As [`Model::run`]; a bound input that is given counts as given twice.
+    pub fn run(&mut self, inputs: &[(String, Tensor)]) -> Result<NamedTensors, InferenceError> {
+        let mut all = inputs.to_vec();
+        for (binding, state) in self.bindings.iter().zip(&self.state) {
+            all.push((binding.input.clone(), state.clone()));
+        }
+        let (bound, free): (NamedTensors, NamedTensors) = self
+            .model
+            .run(&all)?
+            .into_iter()
+            .partition(|(name, _)| self.bindings.iter().any(|b| b.output == *name));
+        for (name, tensor) in bound {
+            if let Some(index) = self.bindings.iter().position(|b| b.output == name) {
+                self.state[index] = tensor;
+            }
+        }
+        Ok(free)
+    }
+
+    /// Back to the initial state.
+    pub fn reset(&mut self) {
+        self.state = self.bindings.iter().map(|b| b.initial.clone()).collect();
+    }
+}
+
+/// Whether `initial` and every value of `output` can be an `input`.
+fn check_fit(
+    input: &TensorInfo,
+    output: &TensorInfo,
+    initial: &Tensor,
+) -> Result<(), InferenceError> {
+    for actual in [initial.dtype(), output.dtype] {
+        if actual != input.dtype {
+            return Err(InferenceError::WrongDType {
+                input: input.name.clone(),
+                expected: input.dtype,
+                actual,
+            });
+        }
+    }
+    let dims = initial.shape().dims();
+    let fits = dims.len() == input.shape.len()
+        && dims
+            .iter()
+            .zip(&input.shape)
+            .all(|(actual, expected)| !matches!(expected, Dimension::Fixed(d) if d != actual));
+    if fits {
+        Ok(())
+    } else {
+        Err(InferenceError::WrongShape {
+            input: input.name.clone(),
+            expected: input.shape_text(),
+            actual: initial.shape().clone(),
+            detail: None,
+        })
+    }
+}

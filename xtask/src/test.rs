@@ -1,0 +1,222 @@
+//! `cargo xtask test`: the workspace's tests, other people's answers, the
+//! examples, and the commands that the READMEs tell people to type.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    examples::{EXAMPLES, Trust},
+    plugins,
+    process::{finish, run, step},
+    setup::{JUDGES, Presence, ensure_present, python},
+    tally::Tally,
+    workspace::{Workspace, cargo},
+};
+
+/// Cases of ONNX 1.19.1's node tests that must pass: what plain tract does
+/// with constants folded. A case that stops passing shows even while others
+/// start to.
+const NODE_TESTS_PASSED_MIN: u64 = 1168;
+
+/// Run everything and print the closing line.
+pub fn main(workspace: &Workspace) -> Result<()> {
+    let mut tally = Tally::default();
+    run_all(workspace, &mut tally)?;
+    tally.close()
+}
+
+/// Run everything. An error is a run that could not go on; what merely failed
+/// is in the tally.
+pub fn run_all(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
+    plugins::build(workspace)?;
+    let judges = ensure_present(workspace, &JUDGES)?;
+    workspace_tests(workspace, tally)?;
+    examples(workspace, tally)?;
+    quick_starts(workspace, tally)?;
+    match judges {
+        Presence::Present => ask_judges(workspace, tally),
+        Presence::Absent(reason) => tally.skip("the judges", &reason),
+    }
+    Ok(())
+}
+
+/// `cargo test`, its own counts added to ours.
+fn workspace_tests(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
+    let finished = step("cargo test --release --workspace", || {
+        finish(
+            Command::new(cargo())
+                .args(["test", "--release", "--workspace", "--no-fail-fast"])
+                .env("HEADLAND_PYTHON", python(workspace))
+                .current_dir(&workspace.root),
+        )
+    })?;
+    let mut ran = false;
+    for line in finished.stdout.lines() {
+        if let Some((passed, failed, skipped)) = test_counts(line) {
+            tally.add(passed, failed, skipped);
+            ran = true;
+        }
+    }
+    if finished.status.success() && ran {
+        println!("ok      the workspace's tests");
+    } else {
+        let failure = |line: &&str| {
+            line.ends_with("FAILED") || line.contains("panicked at") || line.starts_with("error")
+        };
+        for line in finished.stdout.lines().chain(finished.stderr.lines()).filter(failure) {
+            println!("  {line}");
+        }
+        tally.check("the workspace's tests", || {
+            anyhow::bail!("cargo test ended with {}", finished.status)
+        });
+    }
+    Ok(())
+}
+
+/// Passed, failed and ignored, from the line that ends a test binary's run.
+fn test_counts(line: &str) -> Option<(u64, u64, u64)> {
+    let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+    let count = |what: &str| {
+        counts.split(';').find_map(|c| c.trim().strip_suffix(what)?.trim().parse::<u64>().ok())
+    };
+    Some((count("passed")?, count("failed")?, count("ignored")?))
+}
+
+/// Both examples, from folder to findings.
+fn examples(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
+    let folder = workspace.fresh_folder("test-examples")?;
+    let trust = Trust::new(workspace, &folder)?;
+    for example in &EXAMPLES {
+        let mut outcome = None;
+        tally.check(&format!("{}: builds, verifies and runs", example.name), || {
+            let package = example.package(workspace, &trust, &folder)?;
+            outcome = Some(example.run(workspace, &trust, &package)?);
+            Ok(())
+        });
+        for (check, result) in outcome.iter().flat_map(|o| example.checks(workspace, o)) {
+            tally.check(&check, || result);
+        }
+    }
+    fs::remove_dir_all(&folder)?;
+    Ok(())
+}
+
+/// The shell blocks of every README that are marked `sh quick-start`, run as
+/// they stand in a copy of the examples, with the built binary at hand.
+fn quick_starts(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
+    if cfg!(windows) {
+        tally.skip("the READMEs' commands", "they are written for a POSIX shell");
+        return Ok(());
+    }
+    let mut readmes = vec![workspace.root.join("README.md")];
+    readmes.extend(
+        EXAMPLES.iter().map(|e| workspace.root.join("examples").join(e.name).join("README.md")),
+    );
+    for readme in readmes.iter().filter(|r| r.exists()) {
+        let shown = readme.strip_prefix(&workspace.root).unwrap_or(readme).display();
+        tally.check(&format!("{shown}: its commands work"), || {
+            let commands = quick_start(&fs::read_to_string(readme)?);
+            ensure!(!commands.is_empty(), "no block is marked `sh quick-start`");
+            let folder = workspace.fresh_folder("test-readme")?;
+            for part in ["examples", "dist"] {
+                copy_tree(&workspace.root.join(part), &folder.join(part))?;
+            }
+            let binaries = workspace.headland().parent().map(Path::to_owned).unwrap_or_default();
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let path =
+                std::env::join_paths([binaries].into_iter().chain(std::env::split_paths(&path)))?;
+            run(Command::new("sh")
+                .args(["-eu", "-c", &commands])
+                .env("PATH", path)
+                .current_dir(&folder))?;
+            fs::remove_dir_all(&folder)?;
+            Ok(())
+        });
+    }
+    Ok(())
+}
+
+/// The lines within fences marked `sh quick-start`.
+fn quick_start(markdown: &str) -> String {
+    let mut inside = false;
+    let mut commands = String::new();
+    for line in markdown.lines() {
+        if line.starts_with("```") {
+            inside = line == "```sh quick-start";
+        } else if inside {
+            commands.push_str(line);
+            commands.push('\n');
+        }
+    }
+    commands
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_tree(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks whose answers come from other people's programs.
+fn ask_judges(workspace: &Workspace, tally: &mut Tally) {
+    tally.check("the examples' expected predictions are ONNX Runtime's", || {
+        run(Command::new(python(workspace))
+            .arg(workspace.root.join("examples/expect.py"))
+            .args(EXAMPLES.iter().map(|e| e.name))
+            .arg("--check"))
+        .map(drop)
+    });
+    tally.check("ONNX's node tests", || {
+        let print = "import onnx, os; print(os.path.dirname(onnx.__file__))";
+        let onnx = run(Command::new(python(workspace)).args(["-c", print]))?;
+        let cases = PathBuf::from(onnx.trim()).join("backend/test/data/node");
+        // It ends with 1 when a case fails, and some do.
+        let said =
+            finish(Command::new(workspace.headland()).args(["onnx", "test"]).arg(cases))?.stdout;
+        let closing = said.lines().next_back().context("nothing was printed")?;
+        println!("        {closing}");
+        let passed = closing
+            .strip_prefix("PASS ")
+            .and_then(|rest| rest.split(',').next()?.parse::<u64>().ok())
+            .with_context(|| format!("no count in {closing:?}"))?;
+        ensure!(passed >= NODE_TESTS_PASSED_MIN, "{passed} pass, {NODE_TESTS_PASSED_MIN} must");
+        let broken = said
+            .lines()
+            .find(|l| l.starts_with("FAIL") && (l.contains("panic") || l.contains("timeout")));
+        ensure!(broken.is_none(), "{}", broken.unwrap_or_default());
+        Ok(())
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_read_from_the_harness() {
+        let line = "test result: ok. 12 passed; 0 failed; 3 ignored; 0 measured; 1 filtered out; finished in 0.02s";
+        assert_eq!(test_counts(line), Some((12, 0, 3)));
+        let line = "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+        assert_eq!(test_counts(line), Some((1, 2, 0)));
+        assert_eq!(test_counts("test result: who knows"), None);
+    }
+
+    #[test]
+    fn only_marked_blocks_are_run() {
+        let text = "```sh\nrm -r .\n```\n\n```sh quick-start\nls\n# all\n```\nls -l\n```sh quick-start\npwd\n```\n";
+        assert_eq!(quick_start(text), "ls\n# all\npwd\n");
+    }
+}

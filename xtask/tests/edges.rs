@@ -1,0 +1,137 @@
+//! Dependencies point one way, and each backend is known to one crate.
+//!
+//! What counts is what a crate is built with (normal and build
+//! dependencies); its tests may use what they like.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    process::Command,
+};
+
+use serde_json::Value;
+
+/// A crate of the workspace.
+struct Member {
+    /// Whether it is one of `host/*`.
+    is_host: bool,
+    /// What it is built with.
+    dependencies: BTreeSet<String>,
+}
+
+fn members() -> BTreeMap<String, Member> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let host = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("host");
+    let text = |v: &Value| v.as_str().unwrap().to_owned();
+    metadata["packages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|package| {
+            let dependencies = package["dependencies"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|d| d["kind"] != "dev")
+                .map(|d| text(&d["name"]))
+                .collect();
+            let manifest = text(&package["manifest_path"]);
+            let is_host = Path::new(&manifest).ancestors().nth(2) == Some(host.as_path());
+            (text(&package["name"]), Member { is_host, dependencies })
+        })
+        .collect()
+}
+
+/// The crates whose dependencies satisfy `is_used`.
+fn users(members: &BTreeMap<String, Member>, is_used: impl Fn(&str) -> bool) -> Vec<&str> {
+    members
+        .iter()
+        .filter(|(_, m)| m.dependencies.iter().any(|d| is_used(d)))
+        .map(|(name, _)| name.as_str())
+        .collect()
+}
+
+#[test]
+fn host_crates_depend_one_way() {
+    let may_use: BTreeMap<&str, &[&str]> = BTreeMap::from([
+        ("headland-tensor", &[][..]),
+        ("headland-package", &["headland-tensor"]),
+        ("headland-inference", &["headland-tensor"]),
+        ("headland-pipeline", &["headland-tensor"]),
+        (
+            "headland-engine",
+            &["headland-tensor", "headland-package", "headland-inference", "headland-pipeline"],
+        ),
+        (
+            "headland-cli",
+            &[
+                "headland-tensor",
+                "headland-package",
+                "headland-inference",
+                "headland-pipeline",
+                "headland-engine",
+            ],
+        ),
+    ]);
+    let members = members();
+    for (name, member) in members.iter().filter(|(_, m)| m.is_host) {
+        let ours = member.dependencies.iter().filter(|d| members.contains_key(*d));
+        let allowed = may_use.get(name.as_str()).copied().unwrap_or_default();
+        for dependency in ours {
+            assert!(
+                allowed.contains(&dependency.as_str()),
+                "{name} must not depend on {dependency}"
+            );
+        }
+    }
+    for name in may_use.keys() {
+        assert!(members.contains_key(*name), "{name} is gone: the map above is out of date");
+    }
+}
+
+#[test]
+fn only_the_engine_knows_wasmtime() {
+    let members = members();
+    assert_eq!(users(&members, |d| d.starts_with("wasmtime")), ["headland-engine"]);
+}
+
+#[test]
+fn only_inference_knows_tract() {
+    let members = members();
+    assert_eq!(users(&members, |d| d.starts_with("tract")), ["headland-inference"]);
+}
+
+#[test]
+fn sans_io_crates_have_no_runtime_and_no_socket() {
+    const CORE: [&str; 4] =
+        ["headland-tensor", "headland-package", "headland-inference", "headland-pipeline"];
+    const RUNTIMES: [&str; 8] =
+        ["tokio", "async-std", "smol", "futures", "mio", "socket2", "hyper", "reqwest"];
+    let members = members();
+    for name in CORE {
+        let found: Vec<_> =
+            members[name].dependencies.iter().filter(|d| RUNTIMES.contains(&d.as_str())).collect();
+        assert!(found.is_empty(), "{name} depends on {found:?}");
+    }
+}
+
+#[test]
+fn components_know_only_the_sdk() {
+    let members = members();
+    let guests = members.iter().filter(|(name, m)| !m.is_host && *name != "xtask");
+    let mut with_sdk = 0;
+    for (name, guest) in guests {
+        for dependency in guest.dependencies.iter().filter(|d| members.contains_key(*d)) {
+            assert_eq!(dependency, "headland-sdk", "{name} depends on {dependency}");
+            with_sdk += 1;
+        }
+    }
+    assert!(with_sdk > 0, "no component depends on the SDK");
+}
