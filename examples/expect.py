@@ -49,8 +49,8 @@ def vision_digits(example):
     """Probabilities of every image: decode, normalise, run, softmax."""
     config = stage_config(example, "image")
     images = [np.asarray(Image.open(p)) for p in sorted((example / "inputs").glob("*.png"))]
-    x = np.stack(images).astype(np.float32) / 255
-    x = ((x - config["mean"][0]) / config["std"][0])[:, None].astype(np.float32)
+    x = (np.stack(images) * config["scale"] - config["mean"][0]) / config["std"][0]
+    x = x[:, None].astype(np.float32)
     logits = run(example, "digits-cnn", x).astype(np.float64)
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     return odds / odds.sum(axis=1, keepdims=True)
@@ -61,7 +61,7 @@ EXAMPLES = {"telemetry-shuttle": telemetry_shuttle, "vision-digits": vision_digi
 
 def lines_for(name):
     example = Path(__file__).parent / name
-    labels = stage_config(example, "classify")["labels"]
+    labels = stage_config(example, "classify")["classes"]["labels"]
     yield "frame,label,score"
     for frame, row in enumerate(EXAMPLES[name](example)):
         best = int(row.argmax())

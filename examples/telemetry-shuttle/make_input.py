@@ -2,7 +2,7 @@
 
     python make_input.py --data Shuttle.rda
 
-The first 1 000 held-out rows, in the set's own order. From row 500 on two
+The first 2 000 held-out rows, in the set's own order. From row 1 000 on two
 sensors age, as they do on a machine: V3 drifts away, its gain by 5 % and its
 offset by 12 units, reached after 100 rows; V7 loses one reading in ten. The
 last column, `class`, is the truth; `headland run --label-column class` keeps
@@ -18,8 +18,8 @@ import shuttle
 
 INPUT = Path(__file__).parent / "inputs" / "telemetry.csv"
 
-ROWS = 1_000
-DRIFT_FROM = 500
+ROWS = 2_000
+DRIFT_FROM = 1_000
 SEED = 7
 
 RAMP_ROWS = 100

@@ -3,14 +3,18 @@
     python train.py --data Shuttle.rda              # train, write, evaluate
     python train.py --data Shuttle.rda --evaluate   # evaluate what is there
 
-`shuttle-mlp.onnx` is the pipeline's model, `shuttle-trees.json` the tree
+`models/shuttle-mlp.onnx` is the pipeline's model, `TREES` the tree
 ensemble that it falls back to. Both take the eight standardised sensors and
 give the probabilities of `nominal` and `anomaly`; both are evaluated on the
-14 500 rows that StatLog set aside for it, which nothing here trains on.
+14 500 rows that StatLog set aside for it, which nothing here trains on. What
+the monitor compares with, `reference/training-rows.json`, is of the training
+rows and of what the network says of them.
 """
 
 import argparse
 import json
+import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +27,12 @@ from sklearn.neural_network import MLPClassifier
 
 import shuttle
 
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+import quality_reference
+
 HERE = Path(__file__).parent
 MLP = HERE / "models" / "shuttle-mlp.onnx"
-TREES = HERE / "models" / "shuttle-trees.json"
+REFERENCE = HERE / "reference" / "training-rows.json"
 
 # Standardised values are clamped here inside the model: the set has readings
 # hundreds of standard deviations out, and what is that far out is saturated.
@@ -91,6 +98,12 @@ def train_trees(x, y):
     ).fit(x, y)
 
 
+def write_reference(rows, score):
+    columns = {name: rows[:, i] for i, name in enumerate(shuttle.COLUMNS) if i > 0}
+    columns["prediction.class"] = [shuttle.LABELS[int(s >= 0.5)] for s in score]
+    quality_reference.write(REFERENCE, columns)
+
+
 def report(name, truth, score):
     guess = score >= 0.5
     (tn, fp), (fn, tp) = confusion_matrix(truth, guess)
@@ -114,6 +127,7 @@ def main():
     if not arguments.evaluate:
         train_mlp(x[:split], y[:split])
         trees = train_trees(x[:split], y[:split])
+        write_reference(rows[:split], predict_mlp(x[:split]))
         report("trees", y[split:], trees.predict_proba(x[split:])[:, 1])
     report("mlp", y[split:], predict_mlp(x[split:]))
     print(json.dumps(scale, indent=1))

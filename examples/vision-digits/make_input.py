@@ -2,7 +2,7 @@
 
     python make_input.py
 
-300 held-out digits in a seeded order, as 8x8 greyscale PNG. From image 150 on
+500 held-out digits in a seeded order, as 8x8 greyscale PNG. From image 250 on
 the camera is not what it was: its lens is soiled (a veil of light and a blur)
 and its sensor noisy.
 """
@@ -18,8 +18,8 @@ HERE = Path(__file__).parent
 INPUTS = HERE / "inputs"
 LABELS = HERE / "labels.csv"
 
-IMAGES = 300
-DRIFT_FROM = 150
+IMAGES = 500
+DRIFT_FROM = 250
 SEED = 7
 
 BLUR = np.array([0.25, 0.5, 0.25])

@@ -5,10 +5,13 @@
 
 A convolutional network of 3 706 weights, trained in plain NumPy and written
 with `onnx.helper`; evaluated with ONNX Runtime on sheets of handwriting that
-it was not trained on.
+it was not trained on. What the monitor compares with,
+`reference/training-images.json`, is of the training images and of what the
+network says of them.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,12 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 import digits
 
-MODEL = Path(__file__).parent / "models" / "digits-cnn.onnx"
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+import quality_reference
+
+HERE = Path(__file__).parent
+MODEL = HERE / "models" / "digits-cnn.onnx"
+REFERENCE = HERE / "reference" / "training-images.json"
 
 EPOCHS = 60
 BATCH = 32
@@ -161,9 +169,21 @@ def write(p):
     onnx.save(model, MODEL)
 
 
-def evaluate(x, y):
+def predict(x):
+    """The digit of each image, by ONNX Runtime."""
     session = onnxruntime.InferenceSession(MODEL, providers=["CPUExecutionProvider"])
-    guess = session.run(None, {"image": x})[0].argmax(axis=1)
+    return session.run(None, {"image": x})[0].argmax(axis=1)
+
+
+def write_reference(x):
+    flat = x.reshape(len(x), -1).astype(np.float64)
+    columns = {"image.mean": flat.mean(axis=1), "image.std": flat.std(axis=1)}
+    columns["prediction.class"] = [str(digit) for digit in predict(x)]
+    quality_reference.write(REFERENCE, columns)
+
+
+def evaluate(x, y):
+    guess = predict(x)
     print(f"held-out images   {len(y)}")
     print(f"accuracy          {accuracy_score(y, guess):.4f}")
     print(f"F1 (macro)        {f1_score(y, guess, average='macro'):.4f}")
@@ -180,6 +200,7 @@ def main():
     split = digits.HELD_OUT_FROM
     if not arguments.evaluate:
         write(train(x[:split], labels[:split]))
+        write_reference(x[:split])
     evaluate(x[split:], labels[split:])
 
 

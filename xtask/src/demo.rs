@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::{
     examples::{EXAMPLES, Example, Outcome, Trust},
@@ -46,11 +46,8 @@ fn show(
     for (check, result) in example.checks(workspace, &outcome) {
         tally.check(&check, || result);
     }
-    let refusal = example.tamper(workspace, trust, &package)?;
     tally.check(&format!("{name}: refused with one byte of its model changed"), || {
-        ensure!(!refusal.status.success(), "it ran");
-        ensure!(!refusal.stdout.contains("\"kind\":\"frame\""), "frames came out of it");
-        println!("        {}", refusal.stdout.trim());
+        println!("        {}", example.tamper(workspace, trust, &package)?);
         Ok(())
     });
     Ok(())

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{
-    process::{Finished, finish, run},
+    process::{finish, run},
     workspace::{Workspace, array},
 };
 
@@ -33,14 +33,14 @@ pub const EXAMPLES: [Example; 2] = [
     Example {
         name: "telemetry-shuttle",
         source: &["--input", "inputs/telemetry.csv", "--label-column", "class"],
-        drift_from: 500,
-        drift: &[("drift", "V3"), ("missing-rate", "V7")],
+        drift_from: 1000,
+        drift: &[("drift", "V3"), ("missing-rate", "V7"), ("drift", "prediction.class")],
     },
     Example {
         name: "vision-digits",
         source: &["--input", "inputs", "--labels", "labels.csv"],
-        drift_from: 150,
-        drift: &[("drift", "image.mean"), ("drift", "image.std")],
+        drift_from: 250,
+        drift: &[("drift", "image.mean"), ("drift", "image.std"), ("drift", "prediction.class")],
     },
 ];
 
@@ -166,8 +166,8 @@ impl Example {
     }
 
     /// Change one byte in the middle of the package's first model, and give
-    /// what `headland run` says to it.
-    pub fn tamper(&self, workspace: &Workspace, trust: &Trust, package: &Path) -> Result<Finished> {
+    /// the reason for which `headland run` refuses it.
+    pub fn tamper(&self, workspace: &Workspace, trust: &Trust, package: &Path) -> Result<String> {
         let models = self.folder(workspace).join("models");
         let mut onnx: Vec<PathBuf> = fs::read_dir(&models)?
             .map(|entry| entry.map(|e| e.path()))
@@ -183,7 +183,13 @@ impl Example {
         bytes[start + model.len() / 2] ^= 1;
         let tampered = package.with_extension("tampered.tar");
         fs::write(&tampered, bytes)?;
-        finish(self.command(workspace, "run", trust, &tampered).arg("--json"))
+        let refusal = finish(self.command(workspace, "run", trust, &tampered).arg("--json"))?;
+        ensure!(refusal.status.code() == Some(1), "ended with {}", refusal.status);
+        let said: Value = serde_json::from_str(&refusal.stdout)
+            .with_context(|| format!("more than a refusal: {}", refusal.stdout))?;
+        let reasons: Vec<&str> = array(&said["error"]).iter().filter_map(Value::as_str).collect();
+        ensure!(said["code"] == "digest-mismatch", "refused for another reason: {said}");
+        Ok(reasons.join(": "))
     }
 
     /// What must hold of a run: each check by name, and what is wrong.

@@ -16,7 +16,8 @@ pub fn main(workspace: &Workspace) -> Result<()> {
     for plugin in &workspace.plugins {
         let path = component(workspace, plugin);
         let len_bytes = fs::metadata(&path)?.len();
-        println!("{:>8.1} KiB  {}", len_bytes as f64 / 1024.0, path.display());
+        let shown = path.strip_prefix(&workspace.root).unwrap_or(&path).display();
+        println!("{:>8.1} KiB  {shown}", len_bytes as f64 / 1024.0);
     }
     Ok(())
 }

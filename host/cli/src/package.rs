@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use crate::{
     output::{self, Output, table},
-    run::{now_unix_s, read_policy},
+    run::{default_code_cache, now_unix_s, read_policy},
 };
 
 /// `headland package ...`.
@@ -168,7 +168,8 @@ fn check(layout: &Layout, wasi: bool) -> anyhow::Result<()> {
         bail!("nothing in pipeline.toml uses {}; remove the entries from package.toml", unused.join(", "));
     }
     let host = HostPolicy { wasi, ..HostPolicy::default() };
-    let engine = Engine::new(EngineOptions { pooling: false, ..EngineOptions::default() })?;
+    let code_cache = default_code_cache();
+    let engine = Engine::new(EngineOptions { code_cache, ..EngineOptions::default() })?;
     let deployment = Arc::new(engine.load(&verified, &host).context("the package would not run")?);
     deployment.start().context("the package would not start")?;
     Ok(())

@@ -61,7 +61,7 @@ pub struct HostOptions {
 }
 
 /// The user's own cache folder, as the XDG base directory specification says.
-fn default_code_cache() -> Option<PathBuf> {
+pub fn default_code_cache() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let base = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|h| h.join(".cache")))?;
     Some(base.join("headland").join("code"))

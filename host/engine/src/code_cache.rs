@@ -22,6 +22,9 @@ use wasmtime::{Engine, component::Component};
 const TAG_BYTES: usize = 32;
 const KEY_FILE: &str = "key";
 
+/// What the folder may hold; the entries that were made first go first.
+const MAX_FOLDER_BYTES: u64 = 1 << 30;
+
 /// A folder of compiled code and the key that authenticates it.
 pub(crate) struct CodeCache {
     folder: PathBuf,
@@ -113,7 +116,32 @@ impl CodeCache {
         let Some(mut mac) = self.mac(&path) else { return Ok(()) };
         mac.update(&code);
         let tag = mac.finalize().into_bytes();
+        self.make_room((TAG_BYTES + code.len()) as u64, MAX_FOLDER_BYTES)?;
         write_atomically(&path, &[&tag, &code])
+    }
+
+    /// Remove entries, the oldest first, until `wanted_bytes` more fit. Left
+    /// over temporary files count as entries.
+    fn make_room(&self, wanted_bytes: u64, limit_bytes: u64) -> io::Result<()> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            // One that is gone by now was removed by another process.
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.is_file() && entry.file_name() != KEY_FILE {
+                entries.push((meta.modified()?, meta.len(), entry.path()));
+            }
+        }
+        entries.sort();
+        let mut total_bytes: u64 = entries.iter().map(|(_, len, _)| len).sum();
+        for (_, len, path) in entries {
+            if total_bytes.saturating_add(wanted_bytes) <= limit_bytes {
+                break;
+            }
+            fs::remove_file(path)?;
+            total_bytes -= len;
+        }
+        Ok(())
     }
 }
 
@@ -189,6 +217,21 @@ mod tests {
         assert!(cache.get(&engine, EMPTY).is_some());
         fs::write(folder.path().join(KEY_FILE), [7u8; 32]).unwrap();
         assert!(CodeCache::open(folder.path()).unwrap().get(&engine, EMPTY).is_none());
+    }
+
+    #[test]
+    fn oldest_entries_make_room_and_the_key_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = CodeCache::open(folder.path()).unwrap();
+        let day = std::time::Duration::from_secs(86_400);
+        for (i, name) in ["old", "middle", "new"].into_iter().enumerate() {
+            let file = fs::File::create(folder.path().join(name)).unwrap();
+            file.set_len(100).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH + day * (i as u32 + 1)).unwrap();
+        }
+        cache.make_room(100, 300).unwrap();
+        let left = |n: &str| folder.path().join(n).exists();
+        assert_eq!((left("old"), left("middle"), left("new"), left(KEY_FILE)), (false, true, true, true));
     }
 
     #[cfg(unix)]

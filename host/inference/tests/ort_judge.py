@@ -17,6 +17,8 @@ import tempfile
 import numpy as np
 import onnxruntime as ort
 
+ort.set_default_logger_severity(3)
+
 DTYPES = {
     "tensor(bool)": np.bool_,
     "tensor(uint8)": np.uint8,

@@ -7,7 +7,7 @@
 //! DSSE 1.0 (`protocol.md`, `envelope.md`); in-toto Attestation Framework v1
 //! (`statement.md`, `digest_set.md`).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{
     Engine as _,
@@ -16,7 +16,7 @@ use base64::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Digest, LayoutError, SigningKey,
+    Digest, KeyId, LayoutError, SigningKey,
     oci::{parse, to_json, unique_keys},
 };
 
@@ -59,8 +59,8 @@ pub(crate) struct Envelope {
 
 #[derive(Debug)]
 pub(crate) struct EnvelopeSignature {
-    /// A hint, not authenticated.
-    pub(crate) key_id: Option<String>,
+    /// A hint, not authenticated; none if it is not a key id of our kind.
+    pub(crate) key_id: Option<KeyId>,
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -69,7 +69,8 @@ impl Envelope {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, LayoutError> {
         let document: EnvelopeDocument = parse("an envelope", bytes)?;
         let decode_signature = |s: SignatureDocument| {
-            Ok(EnvelopeSignature { key_id: s.keyid, bytes: base64("sig", &s.sig)? })
+            let key_id = s.keyid.and_then(|id| id.parse().ok());
+            Ok(EnvelopeSignature { key_id, bytes: base64("sig", &s.sig)? })
         };
         let signatures: Result<_, LayoutError> =
             document.signatures.into_iter().map(decode_signature).collect();
@@ -91,7 +92,7 @@ pub(crate) fn sign(
     key: &SigningKey,
     payload_type: &str,
     payload: &[u8],
-) -> Result<std::sync::Arc<[u8]>, LayoutError> {
+) -> Result<Arc<[u8]>, LayoutError> {
     let signature = key.sign(&pre_authentication_encoding(payload_type, payload));
     let document = EnvelopeDocument {
         payload: STANDARD.encode(payload),

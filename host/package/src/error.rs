@@ -32,7 +32,7 @@ pub enum LayoutError {
         limit: usize,
     },
     /// A file over its limit.
-    #[error("{path} has {size_bytes} bytes, over the limit of {limit_bytes}")]
+    #[error("{path:?} has {size_bytes} bytes, over the limit of {limit_bytes}")]
     BlobTooLarge {
         /// The file.
         path: String,

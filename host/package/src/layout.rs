@@ -78,7 +78,8 @@ impl Layout {
     }
 
     /// Write the layout as a directory: complete at `path`, or not at all. An
-    /// earlier layout or an empty directory at `path` is replaced.
+    /// earlier layout or an empty directory at `path` is replaced; there is a
+    /// moment between the two at which nothing is there.
     ///
     /// # Errors
     /// [`LayoutError::Io`], and [`LayoutError::WouldReplace`] for anything

@@ -10,7 +10,8 @@ use crate::{Digest, LayoutError, PackageLimits};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PackageInfo {
-    /// One line on what the package does.
+    /// One line on what the package does. No control characters, as it is shown
+    /// on terminals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// When the package may no longer be installed, in seconds since the Unix
@@ -51,6 +52,13 @@ impl PackageInfo {
                 reason: e.to_string(),
             });
         }
+        let shown = self.description.iter().chain(&self.license);
+        if shown.flat_map(|text| text.chars()).any(char::is_control) {
+            return Err(LayoutError::Malformed {
+                document: "the configuration",
+                reason: "has a description or license with control characters",
+            });
+        }
         Ok(())
     }
 }
@@ -69,8 +77,8 @@ pub(crate) fn check_package_name(name: &str, limits: &PackageLimits) -> Result<(
     check_name_len(name, limits)
 }
 
-/// An entry's name is a path that no file system takes for anything but a
-/// file below the current directory, since OCI clients unpack entries by it.
+/// An entry's name is a relative path without `..` or hidden files, since OCI
+/// clients unpack entries by it.
 pub(crate) fn check_entry_name(name: &str, limits: &PackageLimits) -> Result<(), LayoutError> {
     let is_end = |c: char| c.is_ascii_alphanumeric();
     let is_segment = |s: &str| {

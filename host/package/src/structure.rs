@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    Digest, Entry, Layout, LayoutError, Package, PackageInfo, Role,
+    Digest, Entry, KeyId, Layout, LayoutError, Package, PackageInfo, Role,
     dsse::{Envelope, STATEMENT_PAYLOAD_TYPE},
     oci::{
         CONFIG_TYPE, Descriptor, EMPTY, EMPTY_TYPE, ENVELOPE_TYPE, INDEX_TYPE, Index,
@@ -40,7 +40,8 @@ struct AttachedEnvelope {
 impl<'l> Structure<'l> {
     pub(crate) fn read(layout: &'l Layout) -> Result<Self, LayoutError> {
         check_limits(layout)?;
-        let index: Index = parse(INDEX, document(layout, INDEX, &layout.index)?)?;
+        check_document_len(layout, INDEX, layout.index.len() as u64)?;
+        let index: Index = parse(INDEX, &layout.index)?;
         check_schema_version(INDEX, index.schema_version)?;
         if let Some(found) = index.media_type.filter(|t| t != INDEX_TYPE) {
             return Err(LayoutError::UnknownMediaType { document: INDEX, found });
@@ -54,7 +55,7 @@ impl<'l> Structure<'l> {
                 return Err(LayoutError::DuplicateManifest(descriptor.digest));
             }
             check_media_type(INDEX, &descriptor.media_type, MANIFEST_TYPE)?;
-            let bytes = document(layout, "a manifest", blob(layout, &descriptor, INDEX)?)?;
+            let bytes = document(layout, "a manifest", &descriptor, INDEX)?;
             let manifest: Manifest = parse("a manifest", bytes)?;
             check_schema_version("a manifest", manifest.schema_version)?;
             check_media_type("a manifest", &manifest.media_type, MANIFEST_TYPE)?;
@@ -124,9 +125,8 @@ impl<'l> Structure<'l> {
     pub(crate) fn info(&self) -> Result<PackageInfo, LayoutError> {
         let config = &self.manifest.config;
         check_media_type(PACKAGE_MANIFEST, &config.media_type, CONFIG_TYPE)?;
-        let bytes = blob(self.layout, config, PACKAGE_MANIFEST)?;
-        let info: PackageInfo =
-            parse("the configuration", document(self.layout, "the configuration", bytes)?)?;
+        let bytes = document(self.layout, "the configuration", config, PACKAGE_MANIFEST)?;
+        let info: PackageInfo = parse("the configuration", bytes)?;
         info.check(&self.layout.limits)?;
         Ok(info)
     }
@@ -136,8 +136,14 @@ impl<'l> Structure<'l> {
     pub(crate) fn package(&self, info: PackageInfo) -> Result<Package, LayoutError> {
         let layers = &self.manifest.layers;
         let mut contents = Vec::with_capacity(layers.len());
+        let mut hashed = BTreeSet::new();
         for layer in layers {
-            contents.push(blob(self.layout, layer, PACKAGE_MANIFEST)?);
+            let bytes = blob_of_size(self.layout, layer, PACKAGE_MANIFEST)?;
+            // However often one blob is named, it is hashed once.
+            if hashed.insert(layer.digest) {
+                check_digest(bytes, layer, PACKAGE_MANIFEST)?;
+            }
+            contents.push(bytes);
         }
         self.check_nothing_extra()?;
 
@@ -225,15 +231,14 @@ fn read_envelope(
         return Err(LayoutError::ForeignSignature { signature, package });
     }
     check_media_type(SIGNATURE_MANIFEST, &manifest.config.media_type, EMPTY_TYPE)?;
-    if **blob(layout, &manifest.config, SIGNATURE_MANIFEST)? != *EMPTY {
+    if *document(layout, "a configuration", &manifest.config, SIGNATURE_MANIFEST)? != *EMPTY {
         return Err(malformed("has a configuration that is not empty"));
     }
     let Ok([layer]) = <[Descriptor; 1]>::try_from(manifest.layers) else {
         return Err(malformed("does not have exactly one layer"));
     };
     check_media_type(SIGNATURE_MANIFEST, &layer.media_type, ENVELOPE_TYPE)?;
-    let bytes = blob(layout, &layer, SIGNATURE_MANIFEST)?;
-    let envelope = Envelope::parse(document(layout, "an envelope", bytes)?)?;
+    let envelope = Envelope::parse(document(layout, "an envelope", &layer, SIGNATURE_MANIFEST)?)?;
     check_media_type("an envelope", &envelope.payload_type, STATEMENT_PAYLOAD_TYPE)?;
     Ok(AttachedEnvelope { manifest: descriptor, layer, envelope })
 }
@@ -263,8 +268,8 @@ fn check_limits(layout: &Layout) -> Result<(), LayoutError> {
     Ok(())
 }
 
-/// The blob that `descriptor` names: present, of its size, of its digest.
-fn blob<'l>(
+/// The blob that `descriptor` names, if it has the size that it should.
+fn blob_of_size<'l>(
     layout: &'l Layout,
     descriptor: &Descriptor,
     named_by: &'static str,
@@ -275,24 +280,45 @@ fn blob<'l>(
     if expected_bytes != actual_bytes {
         return Err(LayoutError::SizeMismatch { digest, named_by, expected_bytes, actual_bytes });
     }
-    let actual = Digest::of(bytes);
-    if actual != digest {
-        return Err(LayoutError::DigestMismatch { expected: digest, named_by, actual });
-    }
     Ok(bytes)
 }
 
-/// `bytes`, if they are few enough to be parsed as JSON.
+fn check_digest(
+    bytes: &[u8],
+    descriptor: &Descriptor,
+    named_by: &'static str,
+) -> Result<(), LayoutError> {
+    let (expected, actual) = (descriptor.digest, Digest::of(bytes));
+    if actual != expected {
+        return Err(LayoutError::DigestMismatch { expected, named_by, actual });
+    }
+    Ok(())
+}
+
+/// The blob that `descriptor` names, if it has the size and digest that it
+/// should and is small enough to be parsed as JSON.
 fn document<'l>(
+    layout: &'l Layout,
+    document: &'static str,
+    descriptor: &Descriptor,
+    named_by: &'static str,
+) -> Result<&'l [u8], LayoutError> {
+    let bytes = blob_of_size(layout, descriptor, named_by)?;
+    check_document_len(layout, document, bytes.len() as u64)?;
+    check_digest(bytes, descriptor, named_by)?;
+    Ok(bytes)
+}
+
+fn check_document_len(
     layout: &Layout,
     document: &'static str,
-    bytes: &'l [u8],
-) -> Result<&'l [u8], LayoutError> {
-    let (size_bytes, limit_bytes) = (bytes.len() as u64, layout.limits.max_manifest_bytes);
+    size_bytes: u64,
+) -> Result<(), LayoutError> {
+    let limit_bytes = layout.limits.max_manifest_bytes;
     if size_bytes > limit_bytes {
         return Err(LayoutError::DocumentTooLarge { document, size_bytes, limit_bytes });
     }
-    Ok(bytes)
+    Ok(())
 }
 
 fn check_schema_version(document: &'static str, found: u32) -> Result<(), LayoutError> {
@@ -324,8 +350,8 @@ pub struct Inspection {
     pub digest: Digest,
     /// What it holds, in the manifest's order.
     pub entries: Vec<Entry>,
-    /// For each signature, the key that it claims to be of.
-    pub claimed_signers: Vec<Option<String>>,
+    /// For each signature, the key that it claims to be of, if any.
+    pub claimed_signers: Vec<Option<KeyId>>,
     /// The pipeline's definition.
     pub pipeline_toml: Arc<str>,
     /// The model card, in Markdown.
@@ -337,7 +363,7 @@ impl Inspection {
         let structure = Structure::read(layout)?;
         let package = structure.package(structure.info()?)?;
         let signatures = structure.envelopes().flat_map(|e| &e.signatures);
-        let claimed_signers = signatures.map(|s| s.key_id.clone()).collect();
+        let claimed_signers = signatures.map(|s| s.key_id).collect();
         let Package { info, digest, entries, pipeline_toml, card, .. } = package;
         Ok(Self { info, digest, entries, claimed_signers, pipeline_toml, card })
     }

@@ -47,11 +47,11 @@ impl<T> Deref for Verified<T> {
 #[non_exhaustive]
 pub enum Refusal {
     /// No key of the policy made it.
-    #[error("signed by a key that the policy does not know (it claims to be {})",
-        claimed.as_deref().unwrap_or("none"))]
+    #[error("signed by a key that the policy does not know{}",
+        claimed.map(|key| format!(": it claims to be {key}")).unwrap_or_default())]
     UnknownKey {
-        /// The key that the signature claims to be of.
-        claimed: Option<String>,
+        /// The key that the signature claims to be of, if any.
+        claimed: Option<KeyId>,
     },
     /// It claims a key of the policy but is not that key's over this
     /// envelope.
@@ -321,7 +321,7 @@ fn check_signature(
 ) -> Result<KeyId, Refusal> {
     // The key id is a hint that nobody signed. It chooses the key to try; a
     // hint that names no key of the policy leaves all of them.
-    let hint = signature.key_id.as_deref().and_then(|id| id.parse::<KeyId>().ok());
+    let hint = signature.key_id;
     let verifies = |k: &&TrustedKey| k.public_key.verifies(signed_bytes, &signature.bytes);
     let trusted = match hint.and_then(|id| policy.key(&id)) {
         Some(claimed) => Some(claimed).filter(verifies).ok_or_else(|| Refusal::BadSignature {
@@ -330,7 +330,7 @@ fn check_signature(
         })?,
         None => policy.keys().find(verifies).ok_or_else(|| match hint {
             Some(key) if policy.is_key_revoked(&key) => Refusal::KeyRevoked { key },
-            _ => Refusal::UnknownKey { claimed: signature.key_id.clone() },
+            _ => Refusal::UnknownKey { claimed: hint },
         })?,
     };
 

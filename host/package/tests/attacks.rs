@@ -82,7 +82,7 @@ fn threshold_not_met() {
     let VerifyError::ThresholdNotMet { threshold: 2, counted: 1, refusals, .. } = error else {
         panic!("{error:?}");
     };
-    let claimed = Some(key(9).public().id().to_string());
+    let claimed = Some(key(9).public().id());
     assert_eq!(refusals, [Refusal::UnknownKey { claimed }]);
     assert!(signed_by(&[2, 3]).verify(&policy(2), NOW).is_ok());
 }
@@ -529,6 +529,25 @@ fn malformed_signature_manifest() {
     }
 }
 
+/// A key id is a hint of the attacker's choice. It reaches no message, and a
+/// wrong one does not hide a good signature.
+#[test]
+fn key_id_that_is_none() {
+    for hint in ["", "A", "\u{1b}[2J", &"0".repeat(64)] {
+        let claiming = |signer| {
+            let mut files = Files::of(&signed_by(&[signer]));
+            let envelope = files.envelope();
+            files.reseal_json(&envelope, |e| e["signatures"][0]["keyid"] = hint.into());
+            files
+        };
+        assert!(claiming(1).verify().is_ok(), "{hint:?}");
+        let VerifyError::Refused { source, .. } = claiming(9).verify().unwrap_err() else {
+            panic!("accepted as refused otherwise");
+        };
+        assert_eq!(source, Refusal::UnknownKey { claimed: hint.parse().ok() }, "{hint:?}");
+    }
+}
+
 #[test]
 fn deeply_nested_json() {
     let mut files = Files::signed();
@@ -592,7 +611,8 @@ fn pipeline_missing_twice_or_no_text() {
 #[test]
 fn configuration_that_is_not_valid() {
     type Edit = fn(&mut Value);
-    let edits: [(Edit, &str); 7] = [
+    let edits: [(Edit, &str); 8] = [
+        (|c| c["description"] = "\u{1b}[2J".into(), "malformed-document"),
         (|c| c["name"] = "../x".into(), "bad-name"),
         (|c| c["name"] = "Upper".into(), "bad-name"),
         (|c| c["name"] = "".into(), "bad-name"),
@@ -650,8 +670,8 @@ fn any_changed_byte_of_a_blob_with_all_digests_made_good_is_refused_or_changes_n
             }
         }
     }
-    // The key id in the envelope, a hint of 64 digits.
-    assert!((1..=64).contains(&accepted), "{accepted}");
+    // The envelope's key id, a hint: 64 digits, and the field's name.
+    assert_eq!(accepted, 64 + "keyid".len());
 }
 
 proptest::proptest! {

@@ -211,7 +211,6 @@
 //! | `hostcall-mib` | 64 | what one call into the host may carry |
 //! | `hostcalls` | 10000 | calls into the host in one call of the stage |
 //! | `tensor-mib` | 256 | tensors made in one call of the stage |
-//! | `stack-kib` | 512 | stack of one call |
 //!
 //! ## Monitors
 //!

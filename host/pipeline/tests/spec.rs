@@ -32,7 +32,7 @@ nested = { on = true, name = "x" }
 [stage.limits]
 memory-mib = 16
 time-ms = 20
-stack-kib = 128
+hostcalls = 128
 
 [[stage]]
 id = "split"
@@ -142,7 +142,7 @@ fn the_smaller_of_what_is_asked_for_and_the_ceiling_holds() {
     let asked = spec.stage[0].limits(Limits { memory_bytes: 1 << 40, ..default });
     assert_eq!(asked.memory_bytes, 16 << 20);
     assert_eq!(asked.time_ms, 20);
-    assert_eq!(asked.stack_bytes, 128 << 10);
+    assert_eq!(asked.hostcalls, 128);
     assert_eq!(asked.tensor_bytes, default.tensor_bytes, "what is not asked for is the default");
     let capped = spec.stage[0].limits(Limits { memory_bytes: 1 << 20, time_ms: 5, ..default });
     assert_eq!((capped.memory_bytes, capped.time_ms), (1 << 20, 5));

@@ -11,7 +11,10 @@ use clap::Args;
 use headland_engine::{Engine, EngineOptions, describe_component};
 use wit_component::ComponentEncoder;
 
-use crate::output::{self, Output};
+use crate::{
+    output::{self, Output},
+    run::default_code_cache,
+};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 
@@ -47,7 +50,8 @@ pub fn run(command: &Build, out: Output) -> anyhow::Result<ExitCode> {
     } else {
         wrap(&bytes).with_context(|| format!("{} makes no component", module.display()))?
     };
-    let engine = Engine::new(EngineOptions::default())?;
+    let code_cache = default_code_cache();
+    let engine = Engine::new(EngineOptions { code_cache, ..EngineOptions::default() })?;
     let wasi = imports_wasi(&component);
     let (world, description) = describe_component(&engine, &component, wasi)
         .with_context(|| format!("{} is no Headland component", module.display()))?;

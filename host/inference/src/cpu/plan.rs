@@ -304,7 +304,7 @@ fn check_memory(model: &TypedModel, limits: &LoadLimits) -> Result<(), Inference
             return Err(InferenceError::over(what, live, limits.max_run_bytes));
         }
         for input in &model.node(id).inputs {
-            readers[input.node] -= 1;
+            readers[input.node] = readers[input.node].saturating_sub(1);
             // Outputs of the model never reach zero: nobody reads them last.
             if readers[input.node] == 0 && !model.outputs.iter().any(|o| o.node == input.node) {
                 live = live.saturating_sub(sizes[input.node]);

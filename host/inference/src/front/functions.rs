@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use prost::Message;
 use tract_onnx::pb::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto};
 
 use crate::{InferenceError, LoadLimits};
@@ -12,13 +13,14 @@ use crate::{InferenceError, LoadLimits};
 /// Put a function's body in the place of every node that calls it.
 ///
 /// Functions may call functions; a function that comes to call itself is
-/// refused, and the nodes made are counted against the limit as they are made.
+/// refused. What the bodies add is counted against the limits before each is
+/// copied, as functions that call each other twice double at every level.
 pub(super) fn inline(proto: &mut ModelProto, limits: &LoadLimits) -> Result<(), InferenceError> {
     if proto.functions.is_empty() {
         return Ok(());
     }
     let functions = std::mem::take(&mut proto.functions);
-    let mut inliner = Inliner { functions: &functions, limits, nodes: 0, calls: 0 };
+    let mut inliner = Inliner { functions: &functions, limits, calls: 0, nodes: 0, bytes: 0 };
     if let Some(graph) = &mut proto.graph {
         inliner.graph(graph, &mut Vec::new())?;
     }
@@ -28,9 +30,12 @@ pub(super) fn inline(proto: &mut ModelProto, limits: &LoadLimits) -> Result<(), 
 struct Inliner<'a> {
     functions: &'a [FunctionProto],
     limits: &'a LoadLimits,
-    nodes: u64,
     /// Calls so far; makes the names of each body its own.
     calls: u64,
+    /// Nodes of all bodies copied so far.
+    nodes: u64,
+    /// Their size, in bytes.
+    bytes: u64,
 }
 
 impl<'a> Inliner<'a> {
@@ -61,11 +66,6 @@ impl<'a> Inliner<'a> {
                 f.name() == node.op_type && f.domain() == node.domain
             });
             let Some(callee) = callee else {
-                self.nodes += 1;
-                if self.nodes > self.limits.max_nodes {
-                    let (needed, allowed) = (self.nodes, self.limits.max_nodes);
-                    return Err(InferenceError::over("max_nodes", needed, allowed));
-                }
                 into.push(node);
                 continue;
             };
@@ -74,11 +74,15 @@ impl<'a> Inliner<'a> {
                 return Err(InferenceError::malformed(format!("function {name:?} calls itself")));
             }
             self.calls += 1;
-            // A chain of functions that each call the next twice makes few
-            // nodes and many calls.
-            if self.calls > self.limits.max_nodes {
-                let (needed, allowed) = (self.calls, self.limits.max_nodes);
-                return Err(InferenceError::over("max_nodes: calls of functions", needed, allowed));
+            self.nodes += callee.node.len() as u64;
+            if self.nodes > self.limits.max_nodes {
+                let (needed, allowed) = (self.nodes, self.limits.max_nodes);
+                return Err(InferenceError::over("max_nodes: functions", needed, allowed));
+            }
+            self.bytes = self.bytes.saturating_add(callee.encoded_len() as u64);
+            if self.bytes > self.limits.max_model_bytes {
+                let (needed, allowed) = (self.bytes, self.limits.max_model_bytes);
+                return Err(InferenceError::over("max_model_bytes: functions", needed, allowed));
             }
             let body = self.body(callee, &node)?;
             open.push(callee);
@@ -136,8 +140,9 @@ impl Scope<'_> {
 
     fn node(&self, node: &NodeProto, arguments: &[AttributeProto]) -> NodeProto {
         let mut node = node.clone();
-        let label = if node.name.is_empty() { String::new() } else { self.name(&node.name) };
-        node.name = label;
+        if !node.name.is_empty() {
+            node.name.insert_str(0, &self.prefix);
+        }
         self.rename(&mut node.input);
         self.rename(&mut node.output);
         node.attribute.retain_mut(|attribute| self.attribute(attribute, arguments));

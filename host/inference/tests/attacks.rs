@@ -1,0 +1,498 @@
+//! Models and inputs that are meant to do harm: each is refused by name or
+//! run to an end, and never panics.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::{sync::Arc, time::Duration};
+
+use headland_inference::{CpuExecutor, Executor, InferenceError, LoadLimits, Model};
+use headland_tensor::{Shape, Tensor};
+use support::*;
+use tract_onnx::pb::{
+    ModelProto, NodeProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation,
+    tensor_proto::DataType,
+};
+
+fn load_within(onnx: &[u8], limits: &LoadLimits) -> Result<Arc<dyn Model>, InferenceError> {
+    CpuExecutor.load(onnx, limits)
+}
+
+fn load(onnx: &[u8]) -> Result<Arc<dyn Model>, InferenceError> {
+    load_within(onnx, &LoadLimits::default())
+}
+
+/// The error of a model that must not load.
+fn refusal(proto: &ModelProto) -> InferenceError {
+    match load(&bytes(proto)) {
+        Ok(_) => panic!("the model was loaded"),
+        Err(e) => e,
+    }
+}
+
+#[track_caller]
+fn assert_refused(error: &InferenceError, code: &str, says: &str) {
+    assert_eq!(error.code(), code, "{error}");
+    assert!(error.to_string().contains(says), "{error}");
+}
+
+/// Run `work` on a thread of its own, which must end in time.
+fn bounded(limit: Duration, work: impl FnOnce() + Send + 'static) {
+    let (done, end) = std::sync::mpsc::channel();
+    let worker = std::thread::spawn(move || {
+        work();
+        done.send(()).unwrap();
+    });
+    match end.recv_timeout(limit) {
+        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("still running"),
+        _ => worker.join().unwrap(),
+    }
+}
+
+fn row() -> [(String, Tensor); 1] {
+    [named("x", f32_tensor(&[1, 4], &[1.0, 2.0, 3.0, 4.0]))]
+}
+
+/// Load it, and run it if it loads. Only panics and hangs count.
+fn try_out(onnx: &[u8]) {
+    let limits = LoadLimits {
+        max_tensor_bytes: 1 << 20,
+        max_run_bytes: 4 << 20,
+        max_initializer_bytes: 1 << 20,
+        ..LoadLimits::default()
+    };
+    if let Ok(model) = load_within(onnx, &limits) {
+        let _ = model.run(&row());
+    }
+}
+
+#[test]
+fn truncated_protobuf() {
+    let whole = bytes(&dense());
+    for sixteenth in 0..16 {
+        let cut = whole.len() * sixteenth / 16;
+        assert!(load(&whole[..cut]).is_err(), "{cut} bytes of {}", whole.len());
+    }
+}
+
+#[test]
+fn bytes_that_are_no_model() {
+    for bytes in [&b"\0asm\x01\0\0\0"[..], b"", &[0xff; 4096], &[0x0a; 4096], &[0x3a, 0xff, 0xff]] {
+        assert_eq!(load(bytes).err().unwrap().code(), "malformed");
+    }
+}
+
+#[test]
+fn flipped_bytes() {
+    bounded(Duration::from_secs(120), || {
+        let whole = bytes(&dense());
+        // xorshift64, so that every run flips the same bytes.
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        for _ in 0..600 {
+            let mut bytes = whole.clone();
+            for _ in 0..1 + next() % 4 {
+                let at = (next() % bytes.len() as u64) as usize;
+                bytes[at] ^= 1 << (next() % 8);
+            }
+            try_out(&bytes);
+        }
+    });
+}
+
+#[test]
+fn cyclic_graph() {
+    let mut proto = dense();
+    let nodes = &mut proto.graph.as_mut().unwrap().node;
+    nodes[0].input[0] = "y".to_owned();
+    assert_refused(&refusal(&proto), "malformed", "MatMul node \"MatMul-xw\" reads \"y\"");
+}
+
+#[test]
+fn name_defined_twice() {
+    let mut proto = dense();
+    proto.graph.as_mut().unwrap().node[1].output[0] = "xw".to_owned();
+    assert_refused(&refusal(&proto), "malformed", "defines \"xw\" twice");
+    let mut proto = dense();
+    proto.graph.as_mut().unwrap().initializer[1].name = "w".to_owned();
+    assert_refused(&refusal(&proto), "malformed", "defines \"w\" twice");
+}
+
+#[test]
+fn output_that_nothing_gives() {
+    let mut proto = dense();
+    proto.graph.as_mut().unwrap().output[0].name = "z".to_owned();
+    assert_refused(&refusal(&proto), "malformed", "nothing gives output \"z\"");
+}
+
+#[test]
+fn no_graph_and_no_operator_set() {
+    let mut proto = dense();
+    proto.graph = None;
+    assert_refused(&refusal(&proto), "malformed", "no graph");
+    let mut proto = dense();
+    proto.opset_import.clear();
+    assert_refused(&refusal(&proto), "malformed", "no operator set");
+}
+
+#[test]
+fn external_data() {
+    let mut proto = dense();
+    let entry = |key: &str, value: &str| StringStringEntryProto {
+        key: key.to_owned(),
+        value: value.to_owned(),
+    };
+    proto.graph.as_mut().unwrap().initializer[0] = TensorProto {
+        raw_data: vec![],
+        data_location: Some(DataLocation::External as i32),
+        external_data: vec![entry("location", "../../secret"), entry("length", "48")],
+        ..f32s("w", &[4, 3], &[])
+    };
+    assert_refused(&refusal(&proto), "unsupported", "in another file, \"../../secret\"");
+}
+
+#[test]
+fn initializer_that_lies_about_its_data() {
+    let cases = [
+        (f32s("w", &[4, 3], &[0.0; 11]), "48 bytes, but its data has 44"),
+        (f32s("w", &[4, 3], &[0.0; 13]), "48 bytes, but its data has 52"),
+        (f32s("w", &[-4, 3], &[]), "shape [-4, 3]"),
+        (f32s("w", &[1 << 40], &[]), "shape [1099511627776]"),
+        (f32s("w", &[1 << 31, 1 << 31], &[0.0]), "too many elements"),
+        (
+            TensorProto { data_type: DataType::Double as i32, ..f32s("w", &[4, 3], &[0.0; 12]) },
+            "96 bytes, but its data has 48",
+        ),
+        (
+            TensorProto { data_type: DataType::Float as i32, ..i64s("w", &[4, 3], &[0; 12]) },
+            "48 bytes, but its data has 0",
+        ),
+    ];
+    for (constant, says) in cases {
+        let mut proto = dense();
+        proto.graph.as_mut().unwrap().initializer[0] = constant;
+        assert_refused(&refusal(&proto), "malformed", says);
+    }
+}
+
+#[test]
+fn unknown_operator_and_unknown_domain() {
+    let mut proto = dense();
+    proto.graph.as_mut().unwrap().node[2].op_type = "LaunchMissiles".to_owned();
+    assert_refused(&refusal(&proto), "unsupported", "LaunchMissiles at \"Relu-y\"");
+    let mut proto = dense();
+    proto.graph.as_mut().unwrap().node[2].domain = "evil".to_owned();
+    assert_refused(&refusal(&proto), "unsupported", "operator of evil");
+}
+
+#[test]
+fn input_of_the_wrong_name_dtype_rank_or_size() {
+    let model = load(&bytes(&dense())).unwrap();
+    let x = || f32_tensor(&[1, 4], &[0.0; 4]);
+    let refused = |inputs: &[(String, Tensor)]| model.run(inputs).unwrap_err();
+    assert_refused(&refused(&[]), "missing-input", "\"x\" is missing");
+    let unknown = refused(&[named("x", x()), named("y", x())]);
+    assert_refused(&unknown, "unknown-input", "no input \"y\"; it has x");
+    let twice = refused(&[named("x", x()), named("x", x())]);
+    assert_refused(&twice, "duplicate-input", "given twice");
+    let whole = Tensor::from_elements::<i32>(&[1, 4], &[0; 4]).unwrap();
+    assert_refused(&refused(&[named("x", whole)]), "wrong-dtype", "is f32, got i32");
+    let flat = refused(&[named("x", f32_tensor(&[4], &[0.0; 4]))]);
+    assert_refused(&flat, "wrong-shape", "shape [batch,4], got [4]");
+    let wide = refused(&[named("x", f32_tensor(&[1, 5], &[0.0; 5]))]);
+    assert_refused(&wide, "wrong-shape", "shape [batch,4], got [1,5]");
+}
+
+#[test]
+fn one_symbol_of_two_sizes() {
+    let onnx = one_node(
+        "Add",
+        vec![value("a", DataType::Float, &["n"]), value("b", DataType::Float, &["n"])],
+        value("y", DataType::Float, &["n"]),
+    );
+    let model = load(&onnx).unwrap();
+    let inputs =
+        [named("a", f32_tensor(&[1], &[0.0])), named("b", f32_tensor(&[3], &[0.0; 3]))];
+    assert_refused(&model.run(&inputs).unwrap_err(), "wrong-shape", "n is 1 in input \"a\"");
+}
+
+#[test]
+fn nan_storm() {
+    let model = load(&bytes(&dense())).unwrap();
+    for special in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::from_bits(1)] {
+        for _ in 0..50 {
+            let x = f32_tensor(&[8, 4], &[special; 32]);
+            let out = model.run(&[named("x", x)]).unwrap();
+            assert_eq!(out[0].1.shape().dims(), [8, 3]);
+        }
+    }
+    model.run(&row()).unwrap();
+}
+
+#[test]
+fn zero_size_tensors() {
+    let model = load(&bytes(&dense())).unwrap();
+    let out = model.run(&[named("x", f32_tensor(&[0, 4], &[]))]).unwrap();
+    assert_eq!(out[0].1.shape().dims(), [0, 3]);
+    let mut proto = dense();
+    proto.graph.as_mut().unwrap().initializer[1] = f32s("b", &[0], &[]);
+    try_out(&bytes(&proto));
+}
+
+/// A model of one node that makes a tensor out of a shape, and the shape.
+fn maker(op: &str, shape: &[i64]) -> ModelProto {
+    let dims: Vec<&str> = vec!["?"; shape.len()];
+    let mut inputs = vec!["shape"];
+    let mut constants = vec![i64s("shape", &[shape.len() as i64], shape)];
+    match op {
+        "ConstantOfShape" => {}
+        _ => {
+            inputs.insert(0, "one");
+            constants.push(f32s("one", &vec![1; shape.len()], &[1.0]));
+        }
+    }
+    model(graph(
+        vec![value("x", DataType::Float, &["1", "4"])],
+        vec![value("y", DataType::Float, &dims)],
+        vec![node(op, &inputs, &["y"])],
+        constants,
+    ))
+}
+
+#[test]
+fn huge_tensor_from_a_small_constant() {
+    for op in ["ConstantOfShape", "Expand", "Tile"] {
+        for shape in [&[1i64 << 40][..], &[1 << 20, 1 << 20], &[1 << 31, 1 << 31, 1 << 31]] {
+            match load(&bytes(&maker(op, shape))) {
+                Ok(model) => {
+                    let refusal = model.run(&row()).unwrap_err();
+                    assert!(["over-limit", "unsupported"].contains(&refusal.code()), "{refusal}");
+                }
+                Err(e) => assert!(["over-limit", "unsupported"].contains(&e.code()), "{e}"),
+            }
+        }
+    }
+    assert!(load(&bytes(&maker("Expand", &[16, 16]))).is_ok());
+}
+
+#[test]
+fn huge_tensor_from_an_input() {
+    let onnx = one_node(
+        "ConstantOfShape",
+        vec![value("shape", DataType::Int64, &["2"])],
+        value("y", DataType::Float, &["?", "?"]),
+    );
+    let model = load(&onnx).unwrap();
+    let run = |a: i64, b: i64| {
+        let shape = Tensor::from_elements::<i64>(&[2], &[a, b]).unwrap();
+        model.run(&[named("shape", shape)])
+    };
+    assert_eq!(run(2, 3).unwrap()[0].1.shape().dims(), [2, 3]);
+    for (a, b) in [(1 << 20, 1 << 20), (i64::MAX, 2), (-1, 5), (1 << 40, 1)] {
+        run(a, b).unwrap_err();
+    }
+    assert_eq!(run(1, 1).unwrap()[0].1.shape().dims(), [1, 1]);
+}
+
+#[test]
+fn many_large_tensors_at_once() {
+    // Sixteen results of 64 MiB each, all read at the end.
+    let names: Vec<String> = (0..16).map(|i| format!("t{i}")).collect();
+    let mut nodes: Vec<NodeProto> =
+        names.iter().map(|name| node("Exp", &["x"], &[name])).collect();
+    let all: Vec<&str> = names.iter().map(String::as_str).collect();
+    nodes.push(node("Concat", &all, &["c"]));
+    nodes.last_mut().unwrap().attribute.push(int("axis", 0));
+    nodes.push(node("ReduceMax", &["c"], &["y"]));
+    let proto = model(graph(
+        vec![value("x", DataType::Float, &["n"])],
+        vec![value("y", DataType::Float, &["1"])],
+        nodes,
+        vec![],
+    ));
+    let limits = LoadLimits {
+        max_tensor_bytes: 1 << 30,
+        max_run_bytes: 1 << 20,
+        ..LoadLimits::default()
+    };
+    let model = load_within(&bytes(&proto), &limits).unwrap();
+    let x = |n: usize| [named("x", f32_tensor(&[n as u32], &vec![0.0; n]))];
+    assert_refused(&model.run(&x(1 << 16)).unwrap_err(), "over-limit", "max_run_bytes");
+    assert_eq!(model.run(&x(16)).unwrap()[0].1.to_vec::<f32>().unwrap(), [1.0]);
+}
+
+#[test]
+fn input_over_the_limit() {
+    let limits = LoadLimits { max_tensor_bytes: 64, ..LoadLimits::default() };
+    let model = load_within(&bytes(&dense()), &limits).unwrap();
+    let x = f32_tensor(&[5, 4], &[0.0; 20]);
+    assert_refused(&model.run(&[named("x", x)]).unwrap_err(), "over-limit", "input \"x\"");
+}
+
+#[test]
+fn model_over_each_limit() {
+    let onnx = bytes(&dense());
+    let whole = LoadLimits::default();
+    let refused = |limits: LoadLimits| load_within(&onnx, &limits).err().unwrap().to_string();
+    let e = refused(LoadLimits { max_model_bytes: 100, ..whole });
+    assert!(e.contains("max_model_bytes"), "{e}");
+    let e = refused(LoadLimits { max_nodes: 2, ..whole });
+    assert!(e.contains("max_nodes would take 3, more than the 2 allowed"), "{e}");
+    let e = refused(LoadLimits { max_initializer_bytes: 59, ..whole });
+    assert!(e.contains("max_initializer_bytes would take 60"), "{e}");
+    let e = refused(LoadLimits { max_messages: 10, ..whole });
+    assert!(e.contains("max_messages"), "{e}");
+}
+
+/// `x` through `count` nodes, one after the other.
+fn chain(count: usize) -> ModelProto {
+    let nodes = (0..count).map(|i| {
+        let input = if i == 0 { "x".to_owned() } else { format!("t{i}") };
+        let output = if i + 1 == count { "y".to_owned() } else { format!("t{}", i + 1) };
+        node("Relu", &[&input], &[&output])
+    });
+    model(graph(
+        vec![value("x", DataType::Float, &["1", "4"])],
+        vec![value("y", DataType::Float, &["1", "4"])],
+        nodes.collect(),
+        vec![],
+    ))
+}
+
+#[test]
+fn graph_of_a_hundred_thousand_nodes() {
+    bounded(Duration::from_secs(120), || {
+        assert_refused(&refusal(&chain(100_000)), "over-limit", "max_nodes");
+    });
+}
+
+#[test]
+fn deep_chain_within_the_limit() {
+    bounded(Duration::from_secs(120), || {
+        let model = load(&bytes(&chain(2_000))).unwrap();
+        let out = model.run(&row()).unwrap();
+        assert_eq!(out[0].1.to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0, 4.0]);
+    });
+}
+
+/// `depth` graphs, each in a branch of the one around it.
+fn nested(depth: usize) -> ModelProto {
+    let result = |name: &str| value(name, DataType::Float, &["1", "4"]);
+    let mut inner = graph(vec![], vec![result("r0")], vec![node("Relu", &["x"], &["r0"])], vec![]);
+    for level in 1..=depth {
+        let name = format!("r{level}");
+        let mut branch = node("If", &["c"], &[&name]);
+        let other =
+            graph(vec![], vec![result("o")], vec![node("Relu", &["x"], &["o"])], vec![]);
+        branch.attribute = vec![body("then_branch", inner), body("else_branch", other)];
+        inner = graph(vec![], vec![result(&name)], vec![branch], vec![]);
+    }
+    inner.input = vec![value("x", DataType::Float, &["1", "4"])];
+    inner.initializer = vec![TensorProto {
+        name: "c".to_owned(),
+        data_type: DataType::Bool as i32,
+        raw_data: vec![1],
+        ..Default::default()
+    }];
+    model(inner)
+}
+
+#[test]
+fn graphs_nested_too_deep() {
+    assert_refused(&refusal(&nested(9)), "over-limit", "max_graph_depth");
+    // Deeper than a protobuf may be.
+    assert!(load(&bytes(&nested(60))).is_err());
+    assert!(load(&bytes(&nested(3))).is_ok());
+}
+
+#[test]
+fn huge_tensor_in_a_branch() {
+    let mut proto = nested(1);
+    let outer = proto.graph.as_mut().unwrap();
+    let inner = outer.node[0].attribute[0].g.as_mut().unwrap();
+    inner.initializer = vec![i64s("huge", &[2], &[1 << 20, 1 << 20])];
+    inner.node = vec![
+        node("ConstantOfShape", &["huge"], &["h"]),
+        node("ReduceMax", &["h"], &["m"]),
+        node("Add", &["x", "m"], &["r0"]),
+    ];
+    match load(&bytes(&proto)) {
+        Ok(model) => drop(model.run(&row()).unwrap_err()),
+        Err(e) => assert!(["over-limit", "unsupported"].contains(&e.code()), "{e}"),
+    }
+}
+
+#[test]
+fn million_empty_nodes() {
+    // Two bytes each on the wire, a hundred times that when decoded.
+    let mut graph = Vec::new();
+    for _ in 0..1_500_000 {
+        graph.extend_from_slice(&[0x0a, 0x00]);
+    }
+    let mut onnx = vec![0x3a];
+    prost::encode_length_delimiter(graph.len(), &mut onnx).unwrap();
+    onnx.extend_from_slice(&graph);
+    assert_refused(&load(&onnx).err().unwrap(), "over-limit", "max_messages");
+}
+
+#[test]
+fn function_that_calls_itself() {
+    let mut proto = dense();
+    proto.graph.as_mut().unwrap().node[2] = call("A", &["xwb"], &["y"]);
+    proto.functions = vec![
+        function("A", &["a"], &["b"], vec![call("B", &["a"], &["b"])]),
+        function("B", &["a"], &["b"], vec![call("A", &["a"], &["b"])]),
+    ];
+    assert_refused(&refusal(&proto), "malformed", "function \"A\" calls itself");
+}
+
+#[test]
+fn functions_that_double_at_every_level() {
+    let mut proto = dense();
+    proto.graph.as_mut().unwrap().node[2] = call("f0", &["xwb"], &["y"]);
+    proto.functions = (0..40)
+        .map(|level| {
+            let next = format!("f{}", level + 1);
+            let nodes = vec![call(&next, &["a"], &["m"]), call(&next, &["m"], &["b"])];
+            function(&format!("f{level}"), &["a"], &["b"], nodes)
+        })
+        .collect();
+    proto.functions.push(function("f40", &["a"], &["b"], vec![node("Relu", &["a"], &["b"])]));
+    bounded(Duration::from_secs(60), move || {
+        assert_refused(&refusal(&proto), "over-limit", "max_nodes: functions");
+    });
+}
+
+#[test]
+fn function_call_with_too_many_arguments() {
+    let mut proto = dense();
+    proto.graph.as_mut().unwrap().node[2] = call("f", &["xwb", "xw"], &["y"]);
+    proto.functions = vec![function("f", &["a"], &["b"], vec![node("Relu", &["a"], &["b"])])];
+    assert_refused(&refusal(&proto), "malformed", "more inputs or outputs");
+}
+
+#[test]
+fn input_of_no_rank_and_of_an_impossible_size() {
+    let mut proto = dense();
+    let Some(tract_onnx::pb::type_proto::Value::TensorType(t)) =
+        proto.graph.as_mut().unwrap().input[0].r#type.as_mut().unwrap().value.as_mut()
+    else {
+        panic!("not a tensor")
+    };
+    t.shape = None;
+    assert_refused(&refusal(&proto), "unsupported", "no declared rank");
+    let mut proto = dense();
+    proto.graph.as_mut().unwrap().input[0] = value("x", DataType::Float, &["4294967296"]);
+    assert_refused(&refusal(&proto), "over-limit", "dimension 0 of input \"x\"");
+    let mut proto = dense();
+    let dims = vec!["1"; 17];
+    proto.graph.as_mut().unwrap().input[0] = value("x", DataType::Float, &dims);
+    assert_refused(&refusal(&proto), "over-limit", "rank");
+    assert!(Shape::new(vec![1; 17]).is_err());
+}
