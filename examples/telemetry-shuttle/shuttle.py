@@ -1,6 +1,7 @@
 """The Statlog (Shuttle) set: reading it, its split, its standardisation."""
 
 import hashlib
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,10 @@ def read(path):
     digest = hashlib.sha256(data).hexdigest()
     if digest != SHA256:
         raise SystemExit(f"{path}: sha256 is {digest}, expected {SHA256}")
-    frame = rdata.read_rda(path)["Shuttle"]
+    with warnings.catch_warnings():
+        # rdata cannot tell the encoding of the file's strings: all are ASCII.
+        warnings.simplefilter("ignore")
+        frame = rdata.read_rda(path)["Shuttle"]
     rows = frame[COLUMNS].to_numpy(np.float64)
     return rows, (frame["Class"] != "Rad.Flow").to_numpy(np.int64)
 

@@ -3,12 +3,12 @@
     python train.py --data Shuttle.rda              # train, write, evaluate
     python train.py --data Shuttle.rda --evaluate   # evaluate what is there
 
-`models/shuttle-mlp.onnx` is the pipeline's model, `TREES` the tree
-ensemble that it falls back to. Both take the eight standardised sensors and
-give the probabilities of `nominal` and `anomaly`; both are evaluated on the
-14 500 rows that StatLog set aside for it, which nothing here trains on. What
-the monitor compares with, `reference/training-rows.json`, is of the training
-rows and of what the network says of them.
+`models/shuttle-mlp.onnx` is the pipeline's model; the trees that it falls back
+to are the last section of `pipeline.toml`. Both take the eight standardised
+sensors and give the probabilities of `nominal` and `anomaly`; both are
+evaluated on the 14 500 rows that StatLog set aside for it, which nothing here
+trains on. What the monitor compares with, `reference/training-rows.json`, is
+of the training rows and of what the network says of them.
 """
 
 import argparse
@@ -27,12 +27,17 @@ from sklearn.neural_network import MLPClassifier
 
 import shuttle
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
+HERE = Path(__file__).resolve().parent
+sys.path += [str(HERE.parent), str(HERE.parent.parent / "plugins" / "model-trees")]
 import quality_reference
+from convert import convert
 
-HERE = Path(__file__).parent
 MLP = HERE / "models" / "shuttle-mlp.onnx"
+PIPELINE = HERE / "pipeline.toml"
 REFERENCE = HERE / "reference" / "training-rows.json"
+
+# What follows this line in `pipeline.toml` is written here.
+TREES_MARK = "# The trees, as train.py writes them.\n"
 
 # Standardised values are clamped here inside the model: the set has readings
 # hundreds of standard deviations out, and what is that far out is saturated.
@@ -92,10 +97,63 @@ def predict_mlp(x):
 
 
 def train_trees(x, y):
-    """Twelve gradient-boosted trees of depth 3."""
-    return GradientBoostingClassifier(
+    """Twelve gradient-boosted trees of depth 3, as configuration of model-trees."""
+    trees = GradientBoostingClassifier(
         n_estimators=12, max_depth=3, learning_rate=0.4, random_state=20
     ).fit(x, y)
+    config = convert(trees) | {"output": "probabilities"}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in config.items() if key != "trees"]
+    lines.append("trees = [")
+    for tree in config["trees"]:
+        # Six digits: the sensors are whole numbers, so a threshold lies half
+        # a step from the nearest standardised value.
+        rounded = {
+            key: [round(v, 6) for v in value] if isinstance(value, list) else value
+            for key, value in tree.items()
+        }
+        body = ", ".join(f"{key} = {json.dumps(value)}" for key, value in rounded.items())
+        lines.append(f"  {{ {body} }},")
+    lines.append("]\n")
+    kept, _, _ = PIPELINE.read_text().partition(TREES_MARK)
+    PIPELINE.write_text(kept + TREES_MARK + "[stage.config]\n" + "\n".join(lines))
+
+
+def stage_config(stage):
+    stages = tomllib.loads(PIPELINE.read_text())["stage"]
+    return next(s["config"] for s in stages if s["id"] == stage)
+
+
+def predict_trees(x):
+    """Probability of `anomaly`, by the trees as they stand in `pipeline.toml`."""
+    config = stage_config("trees")
+    raw = np.full(len(x), config["base"][0])
+    for tree in config["trees"]:
+        feature, threshold, left, right = (
+            np.array(tree[key]) for key in ["feature", "threshold", "left", "right"]
+        )
+        leaf_index = np.cumsum(feature < 0) - 1
+        at = np.zeros(len(x), int)
+        while (inner := feature[at] >= 0).any():
+            goes_left = x[np.arange(len(x)), np.maximum(feature[at], 0)] <= threshold[at]
+            step = np.where(goes_left, left[at], right[at])
+            at = np.where(inner, step, at)
+        raw += np.array(tree["leaves"])[leaf_index[at]]
+    return 1 / (1 + np.exp(-raw))
+
+
+def check_pipeline(scale):
+    """Fail unless `pipeline.toml` standardises as the models were trained."""
+    wanted = [
+        {
+            "name": name,
+            "kind": "numeric",
+            "missing": {"impute": s["median"]},
+            "scale": {"kind": "standard", "mean": s["mean"], "scale": s["std"]},
+        }
+        for name, s in scale.items()
+    ]
+    if stage_config("features")["features"] != wanted:
+        raise SystemExit("pipeline.toml needs these features:\n" + json.dumps(wanted, indent=1))
 
 
 def write_reference(rows, score):
@@ -123,14 +181,14 @@ def main():
     rows, y = shuttle.read(arguments.data)
     split = shuttle.HELD_OUT_FROM
     scale = shuttle.standardisation(rows[:split])
+    check_pipeline(scale)
     x = shuttle.standardise(rows, scale)
     if not arguments.evaluate:
         train_mlp(x[:split], y[:split])
-        trees = train_trees(x[:split], y[:split])
+        train_trees(x[:split], y[:split])
         write_reference(rows[:split], predict_mlp(x[:split]))
-        report("trees", y[split:], trees.predict_proba(x[split:])[:, 1])
-    report("mlp", y[split:], predict_mlp(x[split:]))
-    print(json.dumps(scale, indent=1))
+    report("shuttle-mlp", y[split:], predict_mlp(x[split:]))
+    report("trees", y[split:], predict_trees(x[split:]))
 
 
 if __name__ == "__main__":

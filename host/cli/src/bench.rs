@@ -106,7 +106,8 @@ fn describe(m: &Measured) -> String {
     for ((name, first), (_, again)) in m.cold_start_ns.iter().zip(&m.warm_start_ns) {
         start.push(vec![(*name).to_owned(), duration(*first), duration(*again)]);
     }
-    let mut stages = vec![["stage", "calls", "p50", "p95", "p99", "max"].map(str::to_owned).to_vec()];
+    let mut stages =
+        vec![["stage", "calls", "p50", "p95", "p99", "max"].map(str::to_owned).to_vec()];
     let frame = ("frame".to_owned(), m.summary.latency);
     for (id, p) in m.summary.stages.iter().chain([&frame]) {
         stages.push(vec![

@@ -31,7 +31,8 @@ pub struct Keygen {
 /// Run the command.
 pub fn run(command: &Keygen, out: Output) -> anyhow::Result<ExitCode> {
     let mut seed = [0u8; 32];
-    getrandom::fill(&mut seed).map_err(|e| anyhow::anyhow!("no randomness from the system: {e}"))?;
+    getrandom::fill(&mut seed)
+        .map_err(|e| anyhow::anyhow!("no randomness from the system: {e}"))?;
     let key = SigningKey::from_seed(seed);
     fs::create_dir_all(&command.out_dir)
         .with_context(|| format!("cannot make {}", command.out_dir.display()))?;

@@ -26,8 +26,10 @@ use crate::output::Output;
 /// policy accepts its signatures.
 #[derive(Debug, Parser)]
 #[command(name = "headland", version, max_term_width = 100, propagate_version = true)]
-#[command(after_help = "Exit status: 0 when the command did what it says, 1 when it failed or refused, \
-                        2 when the command line is wrong.")]
+#[command(
+    after_help = "Exit status: 0 when the command did what it says, 1 when it failed or refused, \
+                        2 when the command line is wrong."
+)]
 struct Cli {
     /// Speak JSON, one value a line, on standard output
     #[arg(long, global = true)]

@@ -181,7 +181,11 @@ fn run_model(args: &RunArgs, json: bool) -> anyhow::Result<ExitCode> {
             let shape = headland_tensor::Shape::new(report.shape)?;
             writeln!(out, "{} {} {shape} -> {}", report.name, report.dtype, report.file.display())?;
         }
-        writeln!(out, "loaded in {load_ms:.1} ms, first run in {run_ms:.1} ms on {}", executor.name())?;
+        writeln!(
+            out,
+            "loaded in {load_ms:.1} ms, first run in {run_ms:.1} ms on {}",
+            executor.name()
+        )?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -381,12 +385,8 @@ fn compare(actual: &Tensor, expected: &Tensor, tolerance: Tolerance) -> anyhow::
     let (actual_dtype, expected_dtype) = (actual.dtype(), expected.dtype());
     ensure!(actual_dtype == expected_dtype, "is {actual_dtype}, expected {expected_dtype}");
     let (actual_shape, expected_shape) = (actual.shape(), expected.shape());
-    ensure!(
-        actual_shape == expected_shape,
-        "has shape {actual_shape}, expected {expected_shape}"
-    );
-    let float =
-        matches!(expected.dtype(), DType::F16 | DType::BF16 | DType::F32 | DType::F64);
+    ensure!(actual_shape == expected_shape, "has shape {actual_shape}, expected {expected_shape}");
+    let float = matches!(expected.dtype(), DType::F16 | DType::BF16 | DType::F32 | DType::F64);
     if !float {
         let size = expected.dtype().size_bytes();
         let pairs = actual.bytes().chunks_exact(size).zip(expected.bytes().chunks_exact(size));

@@ -75,7 +75,11 @@ impl Output {
 pub fn printable(text: &str) -> Cow<'_, str> {
     let hostile = |c: char| c.is_control() && c != '\n' && c != '\t';
     if text.contains(hostile) {
-        Cow::Owned(text.chars().map(|c| if hostile(c) { char::REPLACEMENT_CHARACTER } else { c }).collect())
+        Cow::Owned(
+            text.chars()
+                .map(|c| if hostile(c) { char::REPLACEMENT_CHARACTER } else { c })
+                .collect(),
+        )
     } else {
         Cow::Borrowed(text)
     }
@@ -86,10 +90,13 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let cell = |row: &Vec<String>, c: usize| row.get(c).cloned().unwrap_or_default();
-    let width =
-        |c: usize| rows.iter().map(|r| cell(r, c).chars().count()).max().unwrap_or(0);
+    let width = |c: usize| rows.iter().map(|r| cell(r, c).chars().count()).max().unwrap_or(0);
     let numeric = |c: usize| {
-        rows.len() > 1 && rows.iter().skip(1).all(|r| cell(r, c).starts_with(|d: char| d.is_ascii_digit() || d == '-'))
+        rows.len() > 1
+            && rows
+                .iter()
+                .skip(1)
+                .all(|r| cell(r, c).starts_with(|d: char| d.is_ascii_digit() || d == '-'))
     };
     let shape: Vec<(usize, bool)> = (0..columns).map(|c| (width(c), numeric(c))).collect();
     let line = |row: &Vec<String>| {
@@ -178,7 +185,8 @@ mod tests {
     #[test]
     fn numbers_are_aligned_right() {
         let rows = [["name", "n"], ["a", "5"], ["bc", "10"]];
-        let rows: Vec<Vec<String>> = rows.iter().map(|r| r.iter().map(|s| (*s).to_owned()).collect()).collect();
+        let rows: Vec<Vec<String>> =
+            rows.iter().map(|r| r.iter().map(|s| (*s).to_owned()).collect()).collect();
         assert_eq!(table(&rows), "name   n\na      5\nbc    10");
     }
 }

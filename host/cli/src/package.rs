@@ -11,7 +11,8 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use headland_engine::{Engine, EngineOptions};
 use headland_package::{
-    HostPolicy, Layout, PackageBuilder, PackageInfo, PackageLimits, Role, SigningKey, TrustPolicy, TrustedKey,
+    HostPolicy, Layout, PackageBuilder, PackageInfo, PackageLimits, Role, SigningKey, TrustPolicy,
+    TrustedKey,
 };
 use headland_pipeline::{Graph, PipelineSpec, StageKind};
 use serde::Deserialize;
@@ -107,7 +108,8 @@ pub fn run(command: &PackageCommand, out: Output) -> anyhow::Result<ExitCode> {
 
 fn build(source: &Path, output: &Path, wasi: bool, out: Output) -> anyhow::Result<()> {
     let manifest = source.join("package.toml");
-    let text = fs::read_to_string(&manifest).with_context(|| format!("cannot read {}", manifest.display()))?;
+    let text = fs::read_to_string(&manifest)
+        .with_context(|| format!("cannot read {}", manifest.display()))?;
     let parsed: Source = toml::from_str(&text).with_context(|| manifest.display().to_string())?;
     let info = PackageInfo {
         description: parsed.description,
@@ -115,7 +117,8 @@ fn build(source: &Path, output: &Path, wasi: bool, out: Output) -> anyhow::Resul
         expires: parsed.expires,
         ..PackageInfo::new(parsed.name, parsed.version, parsed.release)
     };
-    let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let read =
+        |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let mut builder = PackageBuilder::new(info);
     builder = builder.add(Role::Pipeline, "pipeline.toml", read(&source.join("pipeline.toml"))?)?;
     if source.join("card.md").is_file() {
@@ -157,7 +160,8 @@ fn build(source: &Path, output: &Path, wasi: bool, out: Output) -> anyhow::Resul
 /// key made for this check, under a policy that trusts that key alone.
 fn check(layout: &Layout, wasi: bool) -> anyhow::Result<()> {
     let mut seed = [0u8; 32];
-    getrandom::fill(&mut seed).map_err(|e| anyhow::anyhow!("no randomness from the system: {e}"))?;
+    getrandom::fill(&mut seed)
+        .map_err(|e| anyhow::anyhow!("no randomness from the system: {e}"))?;
     let key = SigningKey::from_seed(seed);
     let mut signed = layout.clone();
     signed.sign(&key)?;
@@ -165,7 +169,10 @@ fn check(layout: &Layout, wasi: bool) -> anyhow::Result<()> {
     let verified = signed.verify(&policy, now_unix_s()?)?;
     let unused = unused_entries(&verified)?;
     if !unused.is_empty() {
-        bail!("nothing in pipeline.toml uses {}; remove the entries from package.toml", unused.join(", "));
+        bail!(
+            "nothing in pipeline.toml uses {}; remove the entries from package.toml",
+            unused.join(", ")
+        );
     }
     let host = HostPolicy { wasi, ..HostPolicy::default() };
     let code_cache = default_code_cache();
@@ -177,8 +184,9 @@ fn check(layout: &Layout, wasi: bool) -> anyhow::Result<()> {
 
 /// Entries that no stage or monitor names: they would be shipped for nothing.
 fn unused_entries(package: &headland_package::Package) -> anyhow::Result<Vec<String>> {
-    let graph = Graph::new(PipelineSpec::from_toml(package.pipeline_toml()).context("pipeline.toml")?)
-        .context("pipeline.toml")?;
+    let graph =
+        Graph::new(PipelineSpec::from_toml(package.pipeline_toml()).context("pipeline.toml")?)
+            .context("pipeline.toml")?;
     let mut used: Vec<&str> = Vec::new();
     for stage in &graph.spec().stage {
         match &stage.kind {
@@ -210,20 +218,30 @@ fn write(layout: &Layout, path: &Path) -> anyhow::Result<()> {
     if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    if is_tar(path) { layout.write_tar(path)? } else { layout.write_dir(path)? }
+    if is_tar(path) {
+        layout.write_tar(path)?
+    } else {
+        layout.write_dir(path)?
+    }
     Ok(())
 }
 
 fn open(package: &Path) -> anyhow::Result<Layout> {
-    Layout::open(package, &PackageLimits::default()).with_context(|| format!("package {}", package.display()))
+    Layout::open(package, &PackageLimits::default())
+        .with_context(|| format!("package {}", package.display()))
 }
 
 fn sign(package: &Path, key: &Path, out: Output) -> anyhow::Result<()> {
-    let pem = fs::read_to_string(key).with_context(|| format!("cannot read key {}", key.display()))?;
+    let pem =
+        fs::read_to_string(key).with_context(|| format!("cannot read key {}", key.display()))?;
     let key = SigningKey::from_pem(&pem).with_context(|| format!("key {}", key.display()))?;
     let mut layout = open(package)?;
     let id = layout.sign(&key).with_context(|| format!("cannot sign {}", package.display()))?;
-    if package.is_dir() { layout.write_dir(package)? } else { layout.write_tar(package)? }
+    if package.is_dir() {
+        layout.write_dir(package)?
+    } else {
+        layout.write_tar(package)?
+    }
     let digest = layout.inspect()?.digest.to_string();
     out.json(&serde_json::json!({"package": package, "digest": digest, "key_id": id.to_string()}))?;
     out.line(format!("{}: {digest} signed by key {id}", package.display()));
@@ -275,7 +293,10 @@ fn inspect(package: &Path, card: bool, out: Output) -> anyhow::Result<()> {
         "pipeline": pipeline,
         "card": i.card.as_deref(),
     }))?;
-    out.line(format!("{} {} (release {}), {}", i.info.name, i.info.version, i.info.release, i.digest));
+    out.line(format!(
+        "{} {} (release {}), {}",
+        i.info.name, i.info.version, i.info.release, i.digest
+    ));
     if let Some(description) = &i.info.description {
         out.line(description);
     }
@@ -288,14 +309,22 @@ fn inspect(package: &Path, card: bool, out: Output) -> anyhow::Result<()> {
     });
     let mut rows = vec![["role", "name", "bytes", "digest"].map(str::to_owned).to_vec()];
     for e in &i.entries {
-        rows.push(vec![e.role.to_string(), e.name.clone(), e.size_bytes.to_string(), e.digest.to_string()]);
+        rows.push(vec![
+            e.role.to_string(),
+            e.name.clone(),
+            e.size_bytes.to_string(),
+            e.digest.to_string(),
+        ]);
     }
     out.line(format!("\n{}", table(&rows)));
-    let mut rows = vec![["stage", "runs", "inputs", "time limit", "memory limit"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["stage", "runs", "inputs", "time limit", "memory limit"].map(str::to_owned).to_vec()];
     let ceiling = headland_tensor::Limits::default();
     for s in &pipeline.stage {
         let runs = match &s.kind {
-            StageKind::Component { component, world, .. } => format!("{component} ({world:?})").to_lowercase(),
+            StageKind::Component { component, world, .. } => {
+                format!("{component} ({world:?})").to_lowercase()
+            }
             StageKind::Model { model, .. } => format!("{model} (onnx)"),
             StageKind::Router { .. } => "router".to_owned(),
             StageKind::Combine { combine } => format!("combine {combine:?}").to_lowercase(),

@@ -11,7 +11,8 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 use headland_engine::{
-    Copies, Deployment, Engine, EngineOptions, Finding, FrameReport, LogLevel, MonitorReport, Runner,
+    Copies, Deployment, Engine, EngineOptions, Finding, FrameReport, LogLevel, MonitorReport,
+    Runner,
 };
 use headland_package::{HostPolicy, Layout, Package, PackageLimits, TrustPolicy, Verified};
 use headland_pipeline::StageOutput;
@@ -98,7 +99,9 @@ impl HostOptions {
 /// Seconds since the Unix epoch.
 pub fn now_unix_s() -> anyhow::Result<u64> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    Ok(now.context("this machine's clock is before 1970; set it, validity depends on it")?.as_secs())
+    Ok(now
+        .context("this machine's clock is before 1970; set it, validity depends on it")?
+        .as_secs())
 }
 
 /// Read a trust policy.
@@ -205,7 +208,8 @@ impl Tally {
                 self.durations_ns.push(report.duration_ns);
                 if let (Some(label), StageOutput::Prediction(p)) = (label, output) {
                     self.labelled += 1;
-                    self.correct += usize::from(p.classes.first().is_some_and(|c| c.label == label));
+                    self.correct +=
+                        usize::from(p.classes.first().is_some_and(|c| c.label == label));
                 }
             }
             Err(reason) => *self.dropped.entry(reason.code()).or_default() += 1,
@@ -222,14 +226,17 @@ impl Tally {
     fn report(&mut self, report: &MonitorReport) {
         match report {
             MonitorReport::Early { finding } => self.findings.push(finding.clone()),
-            MonitorReport::Window { findings, .. } => self.findings.extend(findings.iter().cloned()),
+            MonitorReport::Window { findings, .. } => {
+                self.findings.extend(findings.iter().cloned())
+            }
             MonitorReport::Disabled { .. } | MonitorReport::Error { .. } => {}
         }
     }
 
     /// The summary of what `runner` did.
     pub fn summary(self, runner: &Runner, pooled: bool) -> Summary {
-        let per_frame = |n: u64| if self.completed == 0 { 0.0 } else { n as f64 / self.completed as f64 };
+        let per_frame =
+            |n: u64| if self.completed == 0 { 0.0 } else { n as f64 / self.completed as f64 };
         Summary {
             frames: self.frames,
             completed: self.completed,
@@ -238,7 +245,11 @@ impl Tally {
             correct: self.correct,
             accuracy: (self.labelled > 0).then(|| self.correct as f64 / self.labelled as f64),
             latency: Percentiles::of(self.durations_ns),
-            stages: self.stages.into_iter().map(|(id, samples)| (id, Percentiles::of(samples))).collect(),
+            stages: self
+                .stages
+                .into_iter()
+                .map(|(id, samples)| (id, Percentiles::of(samples)))
+                .collect(),
             copies_per_frame: per_frame(self.copies.total().count),
             copies: self.copies,
             findings: self.findings,
@@ -303,8 +314,14 @@ pub fn run(command: &Run, out: Output) -> anyhow::Result<ExitCode> {
 }
 
 /// Load a verified package, saying which one failed.
-pub fn load(engine: &Engine, verified: &Verified<Package>, host: &HostPolicy) -> anyhow::Result<Deployment> {
-    engine.load(verified, host).with_context(|| format!("package {} cannot be run here", verified.info().name))
+pub fn load(
+    engine: &Engine,
+    verified: &Verified<Package>,
+    host: &HostPolicy,
+) -> anyhow::Result<Deployment> {
+    engine
+        .load(verified, host)
+        .with_context(|| format!("package {} cannot be run here", verified.info().name))
 }
 
 fn captured_now_ns() -> u64 {
@@ -323,7 +340,10 @@ fn tell_frame(out: Output, frame: &SourceFrame, report: &FrameReport) -> anyhow:
             let shown: BTreeMap<&str, TensorLine> = t
                 .iter()
                 .map(|(name, t)| {
-                    let line = TensorLine { dtype: t.dtype().to_string(), shape: t.shape().dims().to_vec() };
+                    let line = TensorLine {
+                        dtype: t.dtype().to_string(),
+                        shape: t.shape().dims().to_vec(),
+                    };
                     (name.as_str(), line)
                 })
                 .collect();
@@ -381,7 +401,10 @@ fn tell_reports(out: Output, runner: &mut Runner, tally: &mut Tally) -> anyhow::
             MonitorReport::Early { finding } => tell_finding(out, finding),
             MonitorReport::Window { monitor, rows, frames, findings, .. } => {
                 if findings.is_empty() {
-                    out.line(format!("{monitor}: frames {}..={}: {rows} rows, nothing found", frames.0, frames.1));
+                    out.line(format!(
+                        "{monitor}: frames {}..={}: {rows} rows, nothing found",
+                        frames.0, frames.1
+                    ));
                 }
                 findings.iter().for_each(|f| tell_finding(out, f));
             }
@@ -426,20 +449,37 @@ fn describe(s: &Summary) -> String {
     };
     s.stages.iter().for_each(|(id, p)| add(id, p));
     add("frame", &s.latency);
-    let mut text = format!("\n{}\n\n{} of {} frames completed", crate::output::table(&rows), s.completed, s.frames);
+    let mut text = format!(
+        "\n{}\n\n{} of {} frames completed",
+        crate::output::table(&rows),
+        s.completed,
+        s.frames
+    );
     for (code, n) in &s.dropped {
         text += &format!("; {n} dropped ({code})");
     }
     if let Some(accuracy) = s.accuracy {
-        text += &format!("\naccuracy {:.2} % ({} of {} labelled frames)", accuracy * 100.0, s.correct, s.labelled);
+        text += &format!(
+            "\naccuracy {:.2} % ({} of {} labelled frames)",
+            accuracy * 100.0,
+            s.correct,
+            s.labelled
+        );
     }
     let c = &s.copies;
     text += &format!(
         "\ncopies a frame {:.1}: into components {}, out of components {}, into models {}, out of models {} (in all)",
-        s.copies_per_frame, c.into_components.count, c.out_of_components.count, c.into_models.count, c.out_of_models.count
+        s.copies_per_frame,
+        c.into_components.count,
+        c.out_of_components.count,
+        c.into_models.count,
+        c.out_of_models.count
     );
     for m in &s.monitors {
-        text += &format!("\nmonitor {}: {} rows seen, {} dropped", m.monitor, m.rows_seen, m.rows_dropped);
+        text += &format!(
+            "\nmonitor {}: {} rows seen, {} dropped",
+            m.monitor, m.rows_seen, m.rows_dropped
+        );
     }
     if s.restarts > 0 {
         text += &format!("\n{} stage instances made anew after a trap or limit", s.restarts);
@@ -456,7 +496,11 @@ pub struct Started {
 }
 
 /// Verify, load and start a package, timing each step.
-pub fn start_timed(engine: &Engine, package: &Path, options: &HostOptions) -> anyhow::Result<Started> {
+pub fn start_timed(
+    engine: &Engine,
+    package: &Path,
+    options: &HostOptions,
+) -> anyhow::Result<Started> {
     let mut steps = Vec::new();
     let mut last = Instant::now();
     let mut step = |name| {

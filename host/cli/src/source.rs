@@ -51,12 +51,14 @@ pub fn frames(options: &SourceOptions) -> anyhow::Result<Vec<SourceFrame>> {
     };
     let mut frames = Vec::new();
     for input in &options.inputs {
-        let meta = fs::metadata(input).with_context(|| format!("cannot read {}", input.display()))?;
+        let meta =
+            fs::metadata(input).with_context(|| format!("cannot read {}", input.display()))?;
         if !meta.is_dir() {
             read_file(input, options, &labels, &mut frames)?;
             continue;
         }
-        let listing = fs::read_dir(input).with_context(|| format!("cannot list {}", input.display()))?;
+        let listing =
+            fs::read_dir(input).with_context(|| format!("cannot list {}", input.display()))?;
         let mut files = Vec::new();
         for entry in listing {
             let path = entry.with_context(|| format!("cannot list {}", input.display()))?.path();
@@ -146,7 +148,11 @@ fn split(tensor: &Tensor) -> anyhow::Result<Vec<Tensor>> {
 }
 
 /// One frame of a row: its JSON object without the label.
-fn row(origin: String, mut object: Map<String, Value>, options: &SourceOptions) -> anyhow::Result<SourceFrame> {
+fn row(
+    origin: String,
+    mut object: Map<String, Value>,
+    options: &SourceOptions,
+) -> anyhow::Result<SourceFrame> {
     let label = match &options.label_column {
         Some(column) => match object.remove(column) {
             Some(Value::String(s)) => Some(s),
@@ -176,14 +182,22 @@ fn cell(text: &str) -> Value {
     }
 }
 
-fn read_csv(path: &Path, options: &SourceOptions, frames: &mut Vec<SourceFrame>) -> anyhow::Result<()> {
+fn read_csv(
+    path: &Path,
+    options: &SourceOptions,
+    frames: &mut Vec<SourceFrame>,
+) -> anyhow::Result<()> {
     let what = || format!("cannot read {}", path.display());
     let mut reader = csv::Reader::from_path(path).with_context(what)?;
     let header = reader.headers().with_context(what)?.clone();
     if let Some(column) = &options.label_column
         && !header.iter().any(|h| h == column)
     {
-        bail!("{} has no column {column:?}; it has {:?}", path.display(), header.iter().collect::<Vec<_>>());
+        bail!(
+            "{} has no column {column:?}; it has {:?}",
+            path.display(),
+            header.iter().collect::<Vec<_>>()
+        );
     }
     for record in reader.records() {
         let record = record.with_context(what)?;
@@ -194,8 +208,13 @@ fn read_csv(path: &Path, options: &SourceOptions, frames: &mut Vec<SourceFrame>)
     Ok(())
 }
 
-fn read_json_lines(path: &Path, options: &SourceOptions, frames: &mut Vec<SourceFrame>) -> anyhow::Result<()> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+fn read_json_lines(
+    path: &Path,
+    options: &SourceOptions,
+    frames: &mut Vec<SourceFrame>,
+) -> anyhow::Result<()> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
         let origin = format!("{}:{}", path.display(), i + 1);
         let value: Value = serde_json::from_str(line).with_context(|| origin.clone())?;

@@ -1,11 +1,6 @@
 //! `headland trust`: whom a host believes.
 
-use std::{
-    fs,
-    io::Write,
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{fs, io::Write, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::Subcommand;
@@ -52,7 +47,8 @@ pub fn run(command: &Trust, out: Output) -> anyhow::Result<ExitCode> {
             for path in keys {
                 let pem = fs::read_to_string(path)
                     .with_context(|| format!("cannot read key {}", path.display()))?;
-                let key = PublicKey::from_pem(&pem).with_context(|| format!("key {}", path.display()))?;
+                let key =
+                    PublicKey::from_pem(&pem).with_context(|| format!("key {}", path.display()))?;
                 let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("key");
                 trusted.push(TrustedKey::new(name.trim_end_matches(".pub.pem"), key));
             }
@@ -65,7 +61,11 @@ pub fn run(command: &Trust, out: Output) -> anyhow::Result<ExitCode> {
                 .open(output)
                 .and_then(|mut f| f.write_all(text.as_bytes()))
                 .with_context(|| format!("cannot write {}", output.display()))?;
-            out.line(format!("{}: {threshold} of {} key(s) must sign", output.display(), keys.len()));
+            out.line(format!(
+                "{}: {threshold} of {} key(s) must sign",
+                output.display(),
+                keys.len()
+            ));
         }
         Trust::Show { policy } => {
             let policy = read_policy(policy)?;
@@ -92,7 +92,10 @@ pub fn run(command: &Trust, out: Output) -> anyhow::Result<ExitCode> {
                 let revoked = if policy.is_key_revoked(&id) { "  (revoked)" } else { "" };
                 out.line(format!("  {}  {id}{revoked}", k.name));
             }
-            out.line(format!("WASI {}", if policy.host().wasi { "granted to stages that ask" } else { "denied" }));
+            out.line(format!(
+                "WASI {}",
+                if policy.host().wasi { "granted to stages that ask" } else { "denied" }
+            ));
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -110,7 +110,12 @@ impl CodeCache {
 
     /// Keep the code of `component`. Best effort: without the entry the next
     /// start compiles again.
-    pub(crate) fn put(&self, engine: &Engine, component: &[u8], compiled: &Component) -> io::Result<()> {
+    pub(crate) fn put(
+        &self,
+        engine: &Engine,
+        component: &[u8],
+        compiled: &Component,
+    ) -> io::Result<()> {
         let path = self.entry(engine, component);
         let code = compiled.serialize().map_err(|e| io::Error::other(e.to_string()))?;
         let Some(mut mac) = self.mac(&path) else { return Ok(()) };
@@ -231,7 +236,10 @@ mod tests {
         }
         cache.make_room(100, 300).unwrap();
         let left = |n: &str| folder.path().join(n).exists();
-        assert_eq!((left("old"), left("middle"), left("new"), left(KEY_FILE)), (false, true, true, true));
+        assert_eq!(
+            (left("old"), left("middle"), left("new"), left(KEY_FILE)),
+            (false, true, true, true)
+        );
     }
 
     #[cfg(unix)]

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use wasmtime::{
     Store, Trap,
     component::{
-        ComponentExportIndex, ComponentNamedList, Instance, InstancePre, Lift, Linker,
-        Lower, TypedFunc,
+        ComponentExportIndex, ComponentNamedList, Instance, InstancePre, Lift, Linker, Lower,
+        TypedFunc,
     },
 };
 
@@ -113,7 +113,9 @@ impl From<types::StageError> for CallError {
         match e {
             types::StageError::BadConfig(m) => Self::Refused(format!("bad configuration: {m}")),
             types::StageError::BadInput(m) => Self::BadInput(m),
-            types::StageError::InferenceFailed(m) => Self::Refused(format!("inference failed: {m}")),
+            types::StageError::InferenceFailed(m) => {
+                Self::Refused(format!("inference failed: {m}"))
+            }
             types::StageError::Failed(m) => Self::Refused(m),
         }
     }
@@ -148,8 +150,8 @@ impl Prepared {
     ) -> Result<Self, ComponentError> {
         let prepared = Self::link(engine, component, Some(world), grants, config.to_string())?;
         let schema = prepared.describe()?.config_schema;
-        let validator =
-            jsonschema::validator_for(&schema).map_err(|e| ComponentError::Schema(e.to_string()))?;
+        let validator = jsonschema::validator_for(&schema)
+            .map_err(|e| ComponentError::Schema(e.to_string()))?;
         let wrong: Vec<String> = validator
             .iter_errors(config)
             .map(|e| match e.instance_path().to_string() {
@@ -195,10 +197,11 @@ impl Prepared {
     /// Ask the component what it is, in an instance of its own.
     pub(crate) fn describe(&self) -> Result<Description, ComponentError> {
         let mut instance = Live::new(self).map_err(ComponentError::Instantiate)?;
-        let d = instance.export::<(), (types::Description,)>("headland:pipeline/component@0.1.0", "describe")?;
+        let d = instance
+            .export::<(), (types::Description,)>("headland:pipeline/component@0.1.0", "describe")?;
         let (d,) = instance.call(&d, ()).map_err(ComponentError::Describe)?;
-        let config_schema =
-            serde_json::from_str(&d.config_schema).map_err(|e| ComponentError::Schema(e.to_string()))?;
+        let config_schema = serde_json::from_str(&d.config_schema)
+            .map_err(|e| ComponentError::Schema(e.to_string()))?;
         Ok(Description { name: d.name, version: d.version, summary: d.summary, config_schema })
     }
 }
@@ -208,7 +211,11 @@ impl Prepared {
 ///
 /// # Errors
 /// [`ComponentError`].
-pub fn describe_component(engine: &Engine, component: &[u8], wasi: bool) -> Result<(World, Description), ComponentError> {
+pub fn describe_component(
+    engine: &Engine,
+    component: &[u8],
+    wasi: bool,
+) -> Result<(World, Description), ComponentError> {
     let grants = Grants {
         stage: "describe".to_owned(),
         limits: engine.options().ceiling,
@@ -264,22 +271,37 @@ impl Live {
             (made.map_err(|e| failed(&mut store, e))?, Drive::Fiber(runtime))
         } else {
             store.set_epoch_deadline(ticks(g.limits.time_ms));
-            (prepared.pre.instantiate(&mut store).map_err(|e| failed(&mut store, e))?, Drive::Direct)
+            (
+                prepared.pre.instantiate(&mut store).map_err(|e| failed(&mut store, e))?,
+                Drive::Direct,
+            )
         };
-        Ok(Self { engine: prepared.engine.clone(), store, instance, drive, limits: g.limits, stack_bytes })
+        Ok(Self {
+            engine: prepared.engine.clone(),
+            store,
+            instance,
+            drive,
+            limits: g.limits,
+            stack_bytes,
+        })
     }
 
     /// An exported function; its types are checked here, once.
-    pub(crate) fn export<P, R>(&mut self, interface: &str, name: &str) -> Result<TypedFunc<P, R>, ComponentError>
+    pub(crate) fn export<P, R>(
+        &mut self,
+        interface: &str,
+        name: &str,
+    ) -> Result<TypedFunc<P, R>, ComponentError>
     where
         P: ComponentNamedList + Lower,
         R: ComponentNamedList + Lift,
     {
         let types = |e: String| ComponentError::Types(e);
         let missing = || types(format!("{interface} lacks {name}"));
-        let at = |store: &mut Store<StageState>, parent: Option<&ComponentExportIndex>, name: &str| {
-            self.instance.get_export_index(store, parent, name)
-        };
+        let at =
+            |store: &mut Store<StageState>, parent: Option<&ComponentExportIndex>, name: &str| {
+                self.instance.get_export_index(store, parent, name)
+            };
         let outer = at(&mut self.store, None, interface).ok_or_else(missing)?;
         let inner = at(&mut self.store, Some(&outer), name).ok_or_else(missing)?;
         self.instance
@@ -305,7 +327,9 @@ impl Live {
                 let limit = Duration::from_millis(self.limits.time_ms);
                 let store = &mut self.store;
                 runtime
-                    .block_on(async { tokio::time::timeout(limit, f.call_async(store, params)).await })
+                    .block_on(async {
+                        tokio::time::timeout(limit, f.call_async(store, params)).await
+                    })
                     .map_err(|_| CallError::Timeout(self.limits.time_ms))?
             }
         };
@@ -317,10 +341,15 @@ impl Live {
     }
 
     /// Release a resource of the component.
-    pub(crate) fn drop_resource(&mut self, resource: wasmtime::component::ResourceAny) -> Result<(), CallError> {
+    pub(crate) fn drop_resource(
+        &mut self,
+        resource: wasmtime::component::ResourceAny,
+    ) -> Result<(), CallError> {
         let result = match &self.drive {
             Drive::Direct => resource.resource_drop(&mut self.store),
-            Drive::Fiber(runtime) => runtime.block_on(resource.resource_drop_async(&mut self.store)),
+            Drive::Fiber(runtime) => {
+                runtime.block_on(resource.resource_drop_async(&mut self.store))
+            }
         };
         result.map_err(|e| classify(&mut self.store, e, &self.limits, self.stack_bytes))
     }
@@ -328,11 +357,21 @@ impl Live {
 
 /// Ticks after which `time_ms` have surely passed.
 fn ticks(time_ms: u64) -> u64 {
-    Duration::from_millis(time_ms).as_nanos().div_ceil(TICK.as_nanos()).try_into().unwrap_or(u64::MAX / 2) + 1
+    Duration::from_millis(time_ms)
+        .as_nanos()
+        .div_ceil(TICK.as_nanos())
+        .try_into()
+        .unwrap_or(u64::MAX / 2)
+        + 1
 }
 
 /// Say which limit or bug is behind an error of wasmtime.
-fn classify(store: &mut Store<StageState>, e: wasmtime::Error, limits: &Limits, stack_bytes: usize) -> CallError {
+fn classify(
+    store: &mut Store<StageState>,
+    e: wasmtime::Error,
+    limits: &Limits,
+    stack_bytes: usize,
+) -> CallError {
     if let Some(hit) = store.data_mut().guard.hit.take() {
         return CallError::Limit(hit);
     }
@@ -344,8 +383,10 @@ fn classify(store: &mut Store<StageState>, e: wasmtime::Error, limits: &Limits, 
     }
 }
 
-type TensorStage = TypedFunc<(types::Frame, Vec<NamedTensor>), (Result<Vec<NamedTensor>, types::StageError>,)>;
-type PredictionStage = TypedFunc<(types::Frame, Vec<NamedTensor>), (Result<types::Prediction, types::StageError>,)>;
+type TensorStage =
+    TypedFunc<(types::Frame, Vec<NamedTensor>), (Result<Vec<NamedTensor>, types::StageError>,)>;
+type PredictionStage =
+    TypedFunc<(types::Frame, Vec<NamedTensor>), (Result<types::Prediction, types::StageError>,)>;
 
 enum Entry {
     Tensors(TensorStage),
@@ -449,7 +490,11 @@ impl Ready {
 }
 
 fn prediction(p: types::Prediction) -> Prediction {
-    let class = |c: types::ClassScore| headland_tensor::ClassScore { index: c.index, label: c.label, score: c.score };
+    let class = |c: types::ClassScore| headland_tensor::ClassScore {
+        index: c.index,
+        label: c.label,
+        score: c.score,
+    };
     Prediction {
         classes: p.classes.into_iter().map(class).collect(),
         detections: p

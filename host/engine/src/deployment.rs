@@ -9,8 +9,8 @@ use headland_tensor::Limits;
 use serde::Serialize;
 
 use crate::{
-    ComponentError, Description, Engine,
-    component::{Grants, Prepared},
+    CallError, ComponentError, Description, Engine,
+    component::{Grants, Live, Prepared},
     monitors::PreparedMonitor,
     runner::{Runner, StartError},
     world::World,
@@ -124,7 +124,13 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn entry(&self, user: &str, role: Role, what: &'static str, name: &str) -> Result<Arc<[u8]>, LoadError> {
+    fn entry(
+        &self,
+        user: &str,
+        role: Role,
+        what: &'static str,
+        name: &str,
+    ) -> Result<Arc<[u8]>, LoadError> {
         let found = self.package.entries().iter().any(|e| e.name == name && e.role == role);
         found.then(|| self.package.blob(name)).flatten().ok_or_else(|| LoadError::MissingEntry {
             user: user.to_owned(),
@@ -169,15 +175,24 @@ impl Engine {
     ///
     /// # Errors
     /// [`LoadError`]; nothing of the package stays behind.
-    pub fn load(&self, package: &Verified<Package>, host: &HostPolicy) -> Result<Deployment, LoadError> {
+    pub fn load(
+        &self,
+        package: &Verified<Package>,
+        host: &HostPolicy,
+    ) -> Result<Deployment, LoadError> {
         let info = package.info().clone();
         let spec = PipelineSpec::from_toml(package.pipeline_toml())
             .map_err(|source| LoadError::Spec { package: info.name.clone(), source })?;
-        let graph =
-            Graph::new(spec).map_err(|source| LoadError::Graph { package: info.name.clone(), source })?;
+        let graph = Graph::new(spec)
+            .map_err(|source| LoadError::Graph { package: info.name.clone(), source })?;
         let ceiling = self.options().ceiling.min(host.limits);
-        let loader =
-            Loader { engine: self, package, host, executor: CpuExecutor, models: ModelSet::default() };
+        let loader = Loader {
+            engine: self,
+            package,
+            host,
+            executor: CpuExecutor,
+            models: ModelSet::default(),
+        };
 
         let (mut stages, mut summaries) = (Vec::new(), Vec::new());
         for stage in &graph.spec().stage {
@@ -199,7 +214,10 @@ impl Engine {
                     if *device == Device::Gpu {
                         return Err(LoadError::NoGpu { user });
                     }
-                    (StageRunner::Model(loader.model(&user, model)?), format!("model {model} on cpu"))
+                    (
+                        StageRunner::Model(loader.model(&user, model)?),
+                        format!("model {model} on cpu"),
+                    )
                 }
                 StageKind::Router { .. } => (StageRunner::Scheduler, "router".to_owned()),
                 StageKind::Combine { .. } => (StageRunner::Scheduler, "combiner".to_owned()),
@@ -224,7 +242,13 @@ impl Engine {
             let config = &monitor.config;
             monitors.push(Arc::new(PreparedMonitor {
                 id: monitor.id.clone(),
-                prepared: loader.component(&user, &monitor.component, World::Monitor, grants, config)?,
+                prepared: loader.component(
+                    &user,
+                    &monitor.component,
+                    World::Monitor,
+                    grants,
+                    config,
+                )?,
                 reference,
                 window_rows: u64::from(monitor.window_rows),
                 queue_rows: monitor.queue as usize,
@@ -280,5 +304,29 @@ impl Deployment {
     /// [`StartError`].
     pub fn start(self: &Arc<Self>) -> Result<Runner, StartError> {
         Runner::new(Arc::clone(self))
+    }
+
+    /// The cost of one instance of a stage's component, for benchmarks. None
+    /// when the stage is no component.
+    pub fn probe_instantiation(&self, stage: usize) -> Option<InstantiationProbe> {
+        match self.stages.get(stage) {
+            Some(StageRunner::Component(prepared)) => {
+                Some(InstantiationProbe(Arc::clone(prepared)))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Makes an instance of a stage's component and drops it.
+pub struct InstantiationProbe(Arc<Prepared>);
+
+impl InstantiationProbe {
+    /// Instantiate once.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn instantiate(&self) -> Result<(), CallError> {
+        Live::new(&self.0).map(drop)
     }
 }

@@ -23,7 +23,7 @@ mod scan;
 mod world;
 
 pub use component::{CallError, ComponentError, Description, describe_component};
-pub use deployment::{Deployment, LoadError, StageSummary};
+pub use deployment::{Deployment, InstantiationProbe, LoadError, StageSummary};
 pub use engine::{CompileError, Engine, EngineError, EngineOptions, LogLevel, LogRecord, LogSink};
 pub use host::{Copies, CopyCount, LimitHit};
 pub use monitors::{Finding, MonitorCounts, MonitorReport, MonitorStartError, Severity};

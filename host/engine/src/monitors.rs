@@ -339,16 +339,18 @@ pub(crate) struct Monitors {
 
 impl Monitors {
     /// Open a session of each and start their thread.
-    pub(crate) fn start(specs: &[Arc<PreparedMonitor>], graph: &Graph) -> Result<Self, MonitorStartError> {
+    pub(crate) fn start(
+        specs: &[Arc<PreparedMonitor>],
+        graph: &Graph,
+    ) -> Result<Self, MonitorStartError> {
         let shared = Arc::new(Shared {
             reports: Reports::default(),
             counters: specs.iter().map(|_| Counters::default()).collect(),
         });
         let mut watches = Vec::with_capacity(specs.len());
         for (i, spec) in specs.iter().enumerate() {
-            let watch = Watch::open(spec, Batcher::new(graph, i)).map_err(|source| MonitorStartError::Component {
-                monitor: spec.id.clone(),
-                source,
+            let watch = Watch::open(spec, Batcher::new(graph, i)).map_err(|source| {
+                MonitorStartError::Component { monitor: spec.id.clone(), source }
             })?;
             watches.push(Some(watch));
         }

@@ -3,7 +3,9 @@
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use headland_inference::InferenceError;
-use headland_pipeline::{Command, DropReason, FailureKind, Scheduler, StageFailure, StageOutcome, StageOutput, Stats};
+use headland_pipeline::{
+    Command, DropReason, FailureKind, Scheduler, StageFailure, StageOutcome, StageOutput, Stats,
+};
 use headland_tensor::{Frame, NamedTensors};
 use serde::Serialize;
 
@@ -131,7 +133,12 @@ impl Runner {
     /// Run one frame to its end. `captured_at_ns` is the source's own time,
     /// in nanoseconds since the Unix epoch. Shadows and monitors come later:
     /// at the next frame, or in [`Runner::settle`].
-    pub fn run(&mut self, inputs: NamedTensors, media_type: &str, captured_at_ns: u64) -> FrameReport {
+    pub fn run(
+        &mut self,
+        inputs: NamedTensors,
+        media_type: &str,
+        captured_at_ns: u64,
+    ) -> FrameReport {
         self.drain();
         self.copies = Copies::default();
         let frame =
@@ -199,14 +206,23 @@ impl Runner {
         true
     }
 
-    fn invoke(&mut self, stage: usize, frame: &Frame, inputs: NamedTensors) -> Result<StageOutput, StageFailure> {
+    fn invoke(
+        &mut self,
+        stage: usize,
+        frame: &Frame,
+        inputs: NamedTensors,
+    ) -> Result<StageOutput, StageFailure> {
         match (self.slots.get_mut(stage), self.deployment.stages.get(stage)) {
             (Some(Slot::Component(instance)), _) => {
                 Ok(instance.run(frame, inputs, &mut self.copies)?)
             }
             (Some(Slot::Model), Some(StageRunner::Model(model))) => {
                 let outputs = model.run(&inputs).map_err(|e| StageFailure {
-                    kind: if is_bad_input(&e) { FailureKind::BadInput } else { FailureKind::Inference },
+                    kind: if is_bad_input(&e) {
+                        FailureKind::BadInput
+                    } else {
+                        FailureKind::Inference
+                    },
                     message: e.to_string(),
                 })?;
                 self.copies.model_run(&inputs, &outputs);
@@ -260,9 +276,6 @@ impl Runner {
 
     /// Instances that were lost to a trap or limit and made anew.
     pub fn restarts(&self) -> u64 {
-        self.slots
-            .iter()
-            .map(|s| if let Slot::Component(i) = s { i.restarts } else { 0 })
-            .sum()
+        self.slots.iter().map(|s| if let Slot::Component(i) = s { i.restarts } else { 0 }).sum()
     }
 }

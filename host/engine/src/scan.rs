@@ -18,7 +18,12 @@ pub struct CompileLimits {
 
 impl Default for CompileLimits {
     fn default() -> Self {
-        Self { component_bytes: 64 << 20, functions: 100_000, function_bytes: 512 << 10, modules: 256 }
+        Self {
+            component_bytes: 64 << 20,
+            functions: 100_000,
+            function_bytes: 512 << 10,
+            modules: 256,
+        }
     }
 }
 

@@ -70,7 +70,12 @@ fn trap_in_each_stage_kind() {
 fn infinite_loop_in_each_stage_kind() {
     for world in STAGES {
         let begun = Instant::now();
-        is_stopped(world, "infinite-loop", FailureKind::Timeout, "time limit: no result within 200 ms");
+        is_stopped(
+            world,
+            "infinite-loop",
+            FailureKind::Timeout,
+            "time limit: no result within 200 ms",
+        );
         // Two calls of 200 ms; the bound is generous, a hang is what it finds.
         assert!(begun.elapsed() < Duration::from_secs(60));
     }
@@ -132,7 +137,12 @@ fn bool_that_is_none() {
 
 #[test]
 fn model_that_was_not_granted() {
-    is_refused("model", "ungranted-model", FailureKind::Refused, "granted no model \"somebody-elses\"");
+    is_refused(
+        "model",
+        "ungranted-model",
+        FailureKind::Refused,
+        "granted no model \"somebody-elses\"",
+    );
 }
 
 #[test]
@@ -152,7 +162,9 @@ fn refusal_names_the_input_and_keeps_the_instance() {
 fn nan_storm_goes_through_as_data() {
     let mut runner = attacked(&engine(), "preprocess", "nan-storm");
     match frame(&mut runner).result.unwrap() {
-        StageOutput::Tensors(t) => assert!(t[0].1.to_vec::<f32>().unwrap().iter().all(|v| v.is_nan())),
+        StageOutput::Tensors(t) => {
+            assert!(t[0].1.to_vec::<f32>().unwrap().iter().all(|v| v.is_nan()))
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -176,8 +188,10 @@ fn watched(attack: &str) -> Runner {
          [[monitor]]\nid = \"watcher\"\ncomponent = \"monitor\"\nbatch-rows = 1\n\
          taps = [{{ from = \"honest\" }}]\nconfig = {{ attack = \"{attack}\", after = 1 }}\n"
     );
-    let entries =
-        [(Role::Component, "stage", hostile("preprocess")), (Role::Component, "monitor", hostile("monitor"))];
+    let entries = [
+        (Role::Component, "stage", hostile("preprocess")),
+        (Role::Component, "monitor", hostile("monitor")),
+    ];
     start(&engine(), &package(&pipeline, &entries))
 }
 
@@ -227,12 +241,16 @@ fn monitor_that_imports_tensors_is_not_loaded() {
         inputs = [\"source\"]\ncomponent = \"stage\"\nworld = \"preprocess\"\nconfig = { attack = \"none\" }\n\
         [[monitor]]\nid = \"watcher\"\ncomponent = \"monitor\"\ntaps = [{ from = \"honest\" }]\n\
         config = { attack = \"none\" }\n";
-    let entries =
-        [(Role::Component, "stage", hostile("preprocess")), (Role::Component, "monitor", hostile("greedy"))];
+    let entries = [
+        (Role::Component, "stage", hostile("preprocess")),
+        (Role::Component, "monitor", hostile("greedy")),
+    ];
     let said = refused(&engine(), &package(pipeline, &entries));
     assert!(
         said.contains("monitor \"watcher\"")
-            && said.contains("imports headland:pipeline/tensors@0.1.0, which a monitor component is not granted"),
+            && said.contains(
+                "imports headland:pipeline/tensors@0.1.0, which a monitor component is not granted"
+            ),
         "{said}"
     );
 }
@@ -246,8 +264,10 @@ fn one_stage_trapping_does_not_reach_another() {
         config = { attack = \"none\" }\n\
         [[stage]]\nid = \"second\"\ninputs = [\"victim\"]\ncomponent = \"hostile\"\nworld = \"preprocess\"\n\
         config = { attack = \"none\" }\n";
-    let mut runner =
-        start(&engine(), &package(pipeline, &[(Role::Component, "hostile", hostile("preprocess"))]));
+    let mut runner = start(
+        &engine(),
+        &package(pipeline, &[(Role::Component, "hostile", hostile("preprocess"))]),
+    );
     for i in 0..6 {
         let report = frame(&mut runner);
         report.result.as_ref().unwrap_or_else(|e| panic!("frame {i}: {e}"));
@@ -266,8 +286,10 @@ fn breaker_opens_after_failures_and_the_fallback_serves() {
         config = { attack = \"trap\" }\nfallback = \"spare\"\nbreaker = { failures = 3, open-ms = 60000 }\n\
         [[stage]]\nid = \"spare\"\ninputs = [\"source\"]\ncomponent = \"hostile\"\nworld = \"preprocess\"\n\
         config = { attack = \"none\" }\n";
-    let mut runner =
-        start(&engine(), &package(pipeline, &[(Role::Component, "hostile", hostile("preprocess"))]));
+    let mut runner = start(
+        &engine(),
+        &package(pipeline, &[(Role::Component, "hostile", hostile("preprocess"))]),
+    );
     for _ in 0..8 {
         frame(&mut runner).result.unwrap();
     }
@@ -279,7 +301,10 @@ fn configuration_with_a_wrong_key_is_refused_by_the_schema() {
     let pipeline = "schema = 1\nname = \"config\"\noutput = \"victim\"\n[[stage]]\nid = \"victim\"\n\
         inputs = [\"source\"]\ncomponent = \"hostile\"\nworld = \"preprocess\"\n\
         config = { attack = \"none\", atack = \"trap\" }\n";
-    let said = refused(&engine(), &package(pipeline, &[(Role::Component, "hostile", hostile("preprocess"))]));
+    let said = refused(
+        &engine(),
+        &package(pipeline, &[(Role::Component, "hostile", hostile("preprocess"))]),
+    );
     assert!(said.contains("stage \"victim\"") && said.contains("atack"), "{said}");
 }
 
@@ -287,7 +312,10 @@ fn configuration_with_a_wrong_key_is_refused_by_the_schema() {
 fn component_of_the_wrong_world() {
     let pipeline = "schema = 1\nname = \"world\"\noutput = \"victim\"\n[[stage]]\nid = \"victim\"\n\
         inputs = [\"source\"]\ncomponent = \"hostile\"\nworld = \"model\"\nconfig = { attack = \"none\" }\n";
-    let said = refused(&engine(), &package(pipeline, &[(Role::Component, "hostile", hostile("preprocess"))]));
+    let said = refused(
+        &engine(),
+        &package(pipeline, &[(Role::Component, "hostile", hostile("preprocess"))]),
+    );
     assert!(
         said.contains("does not export headland:pipeline/predictor@0.1.0")
             && said.contains("it looks like a preprocess component"),
@@ -388,8 +416,7 @@ fn compile_bomb_of_many_modules() {
 
 #[test]
 fn memory_that_starts_over_the_limit() {
-    let said = load_text(
-        r#"(component (core module $m (memory 4096)) (core instance (instantiate $m)))"#,
-    );
+    let said =
+        load_text(r#"(component (core module $m (memory 4096)) (core instance (instantiate $m)))"#);
     assert!(said.contains("memory has a minimum byte size of 268435456"), "{said}");
 }

@@ -142,8 +142,8 @@ impl ModelInfo {
             .iter()
             .zip(slots)
             .map(|(info, slot)| {
-                let tensor = slot
-                    .ok_or_else(|| InferenceError::MissingInput { name: info.name.clone() })?;
+                let tensor =
+                    slot.ok_or_else(|| InferenceError::MissingInput { name: info.name.clone() })?;
                 info.check(tensor, &mut symbols)?;
                 Ok(tensor.clone())
             })

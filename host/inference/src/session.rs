@@ -34,22 +34,21 @@ impl Session {
     /// [`InferenceError::WrongShape`] where the initial state or the bound
     /// output does not fit the input; [`InferenceError::Malformed`] for an
     /// output that the model does not have, or bound twice.
-    pub fn new(
-        model: Arc<dyn Model>,
-        bindings: Vec<StateBinding>,
-    ) -> Result<Self, InferenceError> {
+    pub fn new(model: Arc<dyn Model>, bindings: Vec<StateBinding>) -> Result<Self, InferenceError> {
         let info = model.info();
         for (index, binding) in bindings.iter().enumerate() {
-            let input =
-                info.inputs.iter().find(|i| i.name == binding.input).ok_or_else(|| {
-                    InferenceError::UnknownInput {
-                        name: binding.input.clone(),
-                        known: info.inputs.iter().map(|i| i.name.clone()).collect(),
-                    }
-                })?;
+            let input = info.inputs.iter().find(|i| i.name == binding.input).ok_or_else(|| {
+                InferenceError::UnknownInput {
+                    name: binding.input.clone(),
+                    known: info.inputs.iter().map(|i| i.name.clone()).collect(),
+                }
+            })?;
             let output =
                 info.outputs.iter().find(|o| o.name == binding.output).ok_or_else(|| {
-                    InferenceError::malformed(format!("the model has no output {:?}", binding.output))
+                    InferenceError::malformed(format!(
+                        "the model has no output {:?}",
+                        binding.output
+                    ))
                 })?;
             let earlier = &bindings[..index];
             if earlier.iter().any(|b| b.input == binding.input) {

@@ -217,8 +217,7 @@ fn one_symbol_of_two_sizes() {
         value("y", DataType::Float, &["n"]),
     );
     let model = load(&onnx).unwrap();
-    let inputs =
-        [named("a", f32_tensor(&[1], &[0.0])), named("b", f32_tensor(&[3], &[0.0; 3]))];
+    let inputs = [named("a", f32_tensor(&[1], &[0.0])), named("b", f32_tensor(&[3], &[0.0; 3]))];
     assert_refused(&model.run(&inputs).unwrap_err(), "wrong-shape", "n is 1 in input \"a\"");
 }
 
@@ -304,8 +303,7 @@ fn huge_tensor_from_an_input() {
 fn many_large_tensors_at_once() {
     // Sixteen results of 64 MiB each, all read at the end.
     let names: Vec<String> = (0..16).map(|i| format!("t{i}")).collect();
-    let mut nodes: Vec<NodeProto> =
-        names.iter().map(|name| node("Exp", &["x"], &[name])).collect();
+    let mut nodes: Vec<NodeProto> = names.iter().map(|name| node("Exp", &["x"], &[name])).collect();
     let all: Vec<&str> = names.iter().map(String::as_str).collect();
     nodes.push(node("Concat", &all, &["c"]));
     nodes.last_mut().unwrap().attribute.push(int("axis", 0));
@@ -316,11 +314,8 @@ fn many_large_tensors_at_once() {
         nodes,
         vec![],
     ));
-    let limits = LoadLimits {
-        max_tensor_bytes: 1 << 30,
-        max_run_bytes: 1 << 20,
-        ..LoadLimits::default()
-    };
+    let limits =
+        LoadLimits { max_tensor_bytes: 1 << 30, max_run_bytes: 1 << 20, ..LoadLimits::default() };
     let model = load_within(&bytes(&proto), &limits).unwrap();
     let x = |n: usize| [named("x", f32_tensor(&[n as u32], &vec![0.0; n]))];
     assert_refused(&model.run(&x(1 << 16)).unwrap_err(), "over-limit", "max_run_bytes");
@@ -388,8 +383,7 @@ fn nested(depth: usize) -> ModelProto {
     for level in 1..=depth {
         let name = format!("r{level}");
         let mut branch = node("If", &["c"], &[&name]);
-        let other =
-            graph(vec![], vec![result("o")], vec![node("Relu", &["x"], &["o"])], vec![]);
+        let other = graph(vec![], vec![result("o")], vec![node("Relu", &["x"], &["o"])], vec![]);
         branch.attribute = vec![body("then_branch", inner), body("else_branch", other)];
         inner = graph(vec![], vec![result(&name)], vec![branch], vec![]);
     }

@@ -13,7 +13,9 @@ use headland_inference::{
 use headland_tensor::{DType, Shape, Tensor};
 use prost::Message;
 use support::*;
-use tract_onnx::pb::{NodeProto, TensorProto, attribute_proto::AttributeType, tensor_proto::DataType};
+use tract_onnx::pb::{
+    NodeProto, TensorProto, attribute_proto::AttributeType, tensor_proto::DataType,
+};
 
 fn load(onnx: &[u8]) -> Arc<dyn Model> {
     CpuExecutor.load(onnx, &LoadLimits::default()).unwrap()
@@ -42,12 +44,14 @@ fn a_symbolic_batch_takes_every_size() {
     let model = load(&bytes(&dense()));
     // x w + b for the row [1,0,0,0] is [-5.5,-4,-2.5], for [0,0,0,1] [3.5,5,6.5].
     for batch in [1u32, 7, 0, 3, 64, 2, 5, 4, 9, 10, 11, 1] {
-        let rows: Vec<f32> =
-            (0..batch).flat_map(|r| if r % 2 == 0 { [1., 0., 0., 0.] } else { [0., 0., 0., 1.] }).collect();
+        let rows: Vec<f32> = (0..batch)
+            .flat_map(|r| if r % 2 == 0 { [1., 0., 0., 0.] } else { [0., 0., 0., 1.] })
+            .collect();
         let out = model.run(&[named("x", f32_tensor(&[batch, 4], &rows))]).unwrap();
         assert_eq!(out[0].1.shape().dims(), [batch, 3]);
-        let expected: Vec<f32> =
-            (0..batch).flat_map(|r| if r % 2 == 0 { [0., 0., 0.] } else { [3.5, 5., 6.5] }).collect();
+        let expected: Vec<f32> = (0..batch)
+            .flat_map(|r| if r % 2 == 0 { [0., 0., 0.] } else { [3.5, 5., 6.5] })
+            .collect();
         assert_eq!(floats(&out), expected, "batch {batch}");
     }
 }
@@ -107,10 +111,7 @@ fn every_dtype_but_bf16_goes_through_the_cpu() {
 fn reshape() -> Vec<u8> {
     one_node(
         "Reshape",
-        vec![
-            value("x", DataType::Float, &["n", "4"]),
-            value("shape", DataType::Int64, &["rank"]),
-        ],
+        vec![value("x", DataType::Float, &["n", "4"]), value("shape", DataType::Int64, &["rank"])],
         value("y", DataType::Float, &["?", "?"]),
     )
 }
@@ -180,6 +181,58 @@ fn losses_are_computed_by_their_definition() {
     let out = load(&onnx).run(&[named("x", x), named("t", t)]).unwrap();
     // The second row is ignored: (1 + 8) / 2.
     assert_eq!(floats(&out), [4.5]);
+}
+
+/// `y = x` [2,1] without its last dimension if `c`, else `x + x`.
+fn branches(condition: &str, c: DataType) -> Vec<u8> {
+    let out = |name: &str| value(name, DataType::Float, &["?"]);
+    let then = graph(
+        vec![],
+        vec![out("t")],
+        vec![node("Squeeze", &["x", "axes"], &["t"])],
+        vec![i64s("axes", &[1], &[1])],
+    );
+    let otherwise = graph(vec![], vec![out("e")], vec![node("Add", &["x", "x"], &["e"])], vec![]);
+    let mut branch = node("If", &[condition], &["y"]);
+    branch.attribute = vec![body("then_branch", then), body("else_branch", otherwise)];
+    bytes(&model(graph(
+        vec![value("x", DataType::Float, &["2", "n"]), value("c", c, &[])],
+        vec![value("y", DataType::Float, &["?"])],
+        vec![
+            node("Shape", &["x"], &["s"]),
+            node("Gather", &["s", "one"], &["n"]),
+            node("Equal", &["n", "one"], &["single"]),
+            branch,
+        ],
+        vec![i64s("one", &[], &[1])],
+    )))
+}
+
+#[test]
+fn a_branch_that_does_not_fit_the_shapes_is_not_planned() {
+    let model = load(&branches("single", DataType::Bool));
+    let unused = || named("c", Tensor::new(DType::Bool, Shape::default(), vec![0]).unwrap());
+    let one = [named("x", f32_tensor(&[2, 1], &[1., 2.])), unused()];
+    let three = [named("x", f32_tensor(&[2, 3], &[1., 2., 3., 4., 5., 6.])), unused()];
+    for _ in 0..2 {
+        let out = model.run(&one).unwrap();
+        assert_eq!((out[0].1.shape().dims(), floats(&out)), (&[2][..], vec![1., 2.]));
+        let out = model.run(&three).unwrap();
+        assert_eq!(out[0].1.shape().dims(), [2, 3]);
+        assert_eq!(floats(&out), [2., 4., 6., 8., 10., 12.]);
+    }
+}
+
+#[test]
+fn a_condition_that_is_an_input_chooses_at_every_run() {
+    let model = load(&branches("c", DataType::Bool));
+    for (c, dims, expected) in
+        [(1, vec![2], vec![1., 2.]), (0, vec![2, 1], vec![2., 4.]), (1, vec![2], vec![1., 2.])]
+    {
+        let c = Tensor::new(DType::Bool, Shape::default(), vec![c]).unwrap();
+        let out = model.run(&[named("x", f32_tensor(&[2, 1], &[1., 2.])), named("c", c)]).unwrap();
+        assert_eq!((out[0].1.shape().dims(), floats(&out)), (&dims[..], expected));
+    }
 }
 
 /// `next = state + x`, `y = next * 10`.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    Digest, Entry, KeyId, Layout, LayoutError, Package, PackageInfo, Role,
+    Digest, Entry, Layout, LayoutError, Package, PackageInfo, Role,
     dsse::{Envelope, STATEMENT_PAYLOAD_TYPE},
     oci::{
         CONFIG_TYPE, Descriptor, EMPTY, EMPTY_TYPE, ENVELOPE_TYPE, INDEX_TYPE, Index,
@@ -350,8 +350,9 @@ pub struct Inspection {
     pub digest: Digest,
     /// What it holds, in the manifest's order.
     pub entries: Vec<Entry>,
-    /// For each signature, the key that it claims to be of, if any.
-    pub claimed_signers: Vec<Option<KeyId>>,
+    /// For each signature, the id of the key that it claims to be of; none if
+    /// it claims no key, or what it claims is no key id.
+    pub claimed_signers: Vec<Option<String>>,
     /// The pipeline's definition.
     pub pipeline_toml: Arc<str>,
     /// The model card, in Markdown.
@@ -363,7 +364,7 @@ impl Inspection {
         let structure = Structure::read(layout)?;
         let package = structure.package(structure.info()?)?;
         let signatures = structure.envelopes().flat_map(|e| &e.signatures);
-        let claimed_signers = signatures.map(|s| s.key_id).collect();
+        let claimed_signers = signatures.map(|s| Some(s.key_id?.to_string())).collect();
         let Package { info, digest, entries, pipeline_toml, card, .. } = package;
         Ok(Self { info, digest, entries, claimed_signers, pipeline_toml, card })
     }

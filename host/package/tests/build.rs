@@ -140,7 +140,7 @@ fn a_verified_package_gives_what_was_put_in() {
 fn inspection_shows_what_nobody_has_checked() {
     let shown = signed_by(&[9]).inspect().unwrap();
     assert_eq!(shown.info, info());
-    assert_eq!(shown.claimed_signers, [Some(key(9).public().id())]);
+    assert_eq!(shown.claimed_signers, [Some(key(9).public().id().to_string())]);
     assert_eq!(shown.entries.len(), 5);
     assert_eq!(&*shown.pipeline_toml, "[pipeline]\n");
     assert_eq!(shown.digest.to_string(), Files::signed().manifest_of(PACKAGE_TYPE));

@@ -354,6 +354,7 @@ fn check_values(spec: &PipelineSpec) -> Result<(), GraphError> {
         let place = format!("monitor {:?}", monitor.id);
         range(&place, "queue", monitor.queue.into(), MAX_QUEUE_ROWS)?;
         range(&place, "batch-rows", monitor.batch_rows.into(), monitor.queue.into())?;
+        range(&place, "window-rows", monitor.window_rows.into(), u64::MAX)?;
         for (key, asked) in monitor.limits.asked() {
             range(&place, key, asked, u64::MAX)?;
         }

@@ -79,8 +79,9 @@
 //! id = "drift"
 //! component = "monitor-drift"
 //! reference = "wear-reference"        # a package entry; optional
-//! config = { window-rows = 1000 }
+//! config = { bins = 10 }
 //! batch-rows = 32                     # the default
+//! window-rows = 256                   # the default
 //! queue = 1024                        # rows; the default
 //! taps = [
 //!     { from = "source", columns = ["rpm", "temperature"] },
@@ -127,7 +128,7 @@
 //! |---|---|---|---|---|
 //! | `component` | | string | | runs the package's component of that name |
 //! | `world` | `component` | string | | which world it implements: `"preprocess"`, `"model"` or `"postprocess"` |
-//! | `config` | `component` | table | `{}` | its configuration, given to it as JSON |
+//! | `config` | `component` | table | `{}` | its configuration, given to it as JSON; dates become strings |
 //! | `models` | `component` | strings | `[]` | the package's ONNX models that it may open; only for the world `"model"` |
 //! | `wasi` | `component` | boolean | false | asks for a WASI context, in which everything is denied that the host does not grant |
 //! | `model` | | string | | runs the package's ONNX model of that name |
@@ -222,6 +223,7 @@
 //! | `reference` | string | none | the package's entry with its reference data |
 //! | `taps` | tables | | what it sees |
 //! | `batch-rows` | integer | 32 | rows that one call of it is given |
+//! | `window-rows` | integer | 256 | rows that make a window, at whose end its findings are reported |
 //! | `queue` | integer | 1024 | rows that may wait for it; the oldest go when more come |
 //! | `limits` | table | | as a stage's |
 //!

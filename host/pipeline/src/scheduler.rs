@@ -636,8 +636,9 @@ fn choose(seed: u64, frame_id: u64, router: &str, branches: &[(usize, u32)]) -> 
 ///
 /// # Order
 /// A stage handles one call at a time, and gets the frames in the order in
-/// which they were submitted. `poll` asks first for what the oldest frame
-/// needs, then for what monitors see, and for shadows last.
+/// which they were submitted; so does a monitor. `poll` asks first for what
+/// the oldest frame needs, then for what monitors see, and for shadows last.
+/// A frame whose fallback takes its time may finish after a later one.
 #[derive(Debug)]
 pub struct Scheduler {
     stages: Stages,
@@ -994,11 +995,12 @@ impl Scheduler {
         let len_bytes =
             tensors.chain([&flight.source]).flatten().map(|(_, tensor)| tensor.bytes().len()).sum();
         self.aftermath_bytes += len_bytes;
-        self.aftermaths.push_back(Aftermath {
-            flight,
-            monitors: (0..graph.monitors.len()).collect(),
-            len_bytes,
-        });
+        // Frames can overtake each other where a fallback takes its time.
+        let at = self.aftermaths.partition_point(|a| a.flight.number < flight.number);
+        self.aftermaths.insert(
+            at,
+            Aftermath { flight, monitors: (0..graph.monitors.len()).collect(), len_bytes },
+        );
         while self.aftermaths.len() > MAX_AFTERMATH_FRAMES
             || self.aftermath_bytes > MAX_AFTERMATH_BYTES
         {
@@ -1013,12 +1015,19 @@ impl Scheduler {
         }
     }
 
+    /// How many finished frames have no earlier frame under way, so that
+    /// shadows and monitors, too, get frames in order.
+    fn aftermaths_in_order(&self) -> usize {
+        let oldest = self.flights.front().map_or(u64::MAX, |flight| flight.number);
+        self.aftermaths.partition_point(|aftermath| aftermath.flight.number < oldest)
+    }
+
     /// The next row, and away with the frames that everyone has seen.
     fn observe(&mut self) -> Option<Command> {
         let graph = Arc::clone(&self.stages.graph);
-        // Each monitor sees the frames in the order in which they finished.
+        let up_to = self.aftermaths_in_order();
         let mut behind = vec![false; graph.monitors.len()];
-        for aftermath in &mut self.aftermaths {
+        for aftermath in self.aftermaths.range_mut(..up_to) {
             let flight = &aftermath.flight;
             let ahead = flight.ahead(&graph, graph.shadows);
             let mut at = 0;
@@ -1058,8 +1067,9 @@ impl Scheduler {
 
     fn start_shadows(&mut self) -> Start {
         let graph = Arc::clone(&self.stages.graph);
+        let up_to = self.aftermaths_in_order();
         let mut ahead = StageSet::default();
-        for aftermath in &mut self.aftermaths {
+        for aftermath in self.aftermaths.range_mut(..up_to) {
             let flight = &mut aftermath.flight;
             let before = flight.ahead(&graph, graph.shadows);
             self.stages.settle(flight, graph.shadows, ahead);

@@ -538,7 +538,8 @@ fn some_config<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Value>, 
     config(d).map(Some)
 }
 
-/// TOML as JSON, without the two things that JSON lacks.
+/// TOML as JSON, which lacks dates (they become their RFC 3339 text) and the
+/// floats that are no numbers (they are refused).
 fn json(value: toml::Value, path: &str) -> Result<Value, String> {
     Ok(match value {
         toml::Value::String(s) => Value::String(s),
@@ -548,11 +549,7 @@ fn json(value: toml::Value, path: &str) -> Result<Value, String> {
             Some(n) => Value::Number(n),
             None => return Err(format!("`{path}` is {f}, which JSON cannot hold")),
         },
-        toml::Value::Datetime(_) => {
-            return Err(format!(
-                "`{path}` is a TOML date or time, which JSON cannot hold; quote it"
-            ));
-        }
+        toml::Value::Datetime(at) => Value::String(at.to_string()),
         toml::Value::Array(items) => Value::Array(
             items
                 .into_iter()

@@ -6,16 +6,15 @@ use headland_pipeline::{Graph, GraphError, MAX_COLUMNS, MAX_ROUTES, MAX_STAGES, 
 /// A graph of stages that are each one line: `id = { inputs = [...], ... }`.
 /// A stage that does not say what it is runs the model `m`.
 fn graph_with(head: &str, stages: &[&str]) -> Result<Graph, GraphError> {
-    let mut text = format!("schema = 1\nname = 'test'\n{head}\n");
-    for line in stages {
+    let inline = |line: &&str| {
         let (id, keys) = line.split_once('=').expect("id = { keys }");
         let keys = keys.trim().trim_start_matches('{').trim_end_matches('}');
         let kinds = ["component", "model =", "router", "combine"];
         let kind = if kinds.iter().any(|kind| keys.contains(kind)) { "" } else { "model = 'm'," };
-        text += &format!("[[stage]]\nid = '{}'\n", id.trim());
-        let table: toml::Table = format!("x = {{ {kind} {keys} }}").parse().expect(line);
-        text += &toml::to_string(&table["x"]).expect(line);
-    }
+        format!("{{ id = '{}', {kind} {keys} }}", id.trim())
+    };
+    let stages = stages.iter().map(inline).collect::<Vec<_>>().join(",\n");
+    let text = format!("schema = 1\nname = 'test'\nstage = [{stages}]\n{head}\n");
     Graph::new(PipelineSpec::from_toml(&text).unwrap_or_else(|e| panic!("{e}\n{text}")))
 }
 
@@ -542,7 +541,9 @@ mod monitors {
     }
 
     #[test]
-    fn batches_that_the_queue_could_never_hold() {
+    fn windows_of_nothing_and_batches_that_the_queue_could_never_hold() {
+        let error = with_monitor("taps = [{ from = 'mid' }]\nwindow-rows = 0").unwrap_err();
+        assert!(matches!(error, GraphError::OutOfRange { key: "window-rows", .. }));
         let error = with_monitor("taps = [{ from = 'mid' }]\nqueue = 10\nbatch-rows = 11");
         assert!(matches!(
             error.unwrap_err(),

@@ -1059,6 +1059,38 @@ taps = [{ from = 'net', columns = ['at-net'] }, { from = 'spare', columns = ['at
         assert_eq!(bench.rows[1].1.cells, [numeric("at-net", 2.0), numeric("at-spare", 2.0)]);
     }
 
+    #[test]
+    fn a_frame_that_overtakes_another_is_observed_after_it() {
+        let mut bench = Bench::new(
+            "
+output = 'net'
+[[stage]]
+id = 'net'
+model = 'm'
+inputs = ['source']
+fallback = 'spare'
+[[stage]]
+id = 'spare'
+model = 'm'
+inputs = ['source']
+[[stage]]
+id = 'shadow'
+shadow = true
+model = 'm'
+inputs = ['net']
+[[monitor]]
+id = 'watch'
+component = 'c'
+taps = [{ from = 'net' }]
+",
+        );
+        (1..=2).for_each(|id| bench.submit(id).unwrap());
+        bench.poll().fail("net", FailureKind::Trap).ok("net", vec![x(2.0)]);
+        assert_eq!(bench.take_log(), "net:1 spare:1 net:2 done:2");
+        bench.ok("spare", vec![x(1.0)]);
+        assert_eq!(bench.take_log(), "done:1 row:1 row:2 shadow:1");
+    }
+
     fn plain(frame_id: u64, cells: &[(&str, Cell)]) -> Row {
         let cells = cells.iter().map(|(name, cell)| ((*name).to_owned(), cell.clone())).collect();
         Row { frame_id, captured_at_ns: frame_id * 10, cells }

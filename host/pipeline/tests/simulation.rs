@@ -249,7 +249,7 @@ mod generate {
                 reduce: Reduce::None,
             };
             let mut taps = vec![tap("source", 0)];
-            taps.extend((1..=rng.below(4)).map(|i| tap(rng.pick(&from), i)));
+            taps.extend((1..=rng.below(4)).map(|i| tap(rng.pick::<String>(&from), i)));
             MonitorSpec {
                 id: format!("monitor-{index}"),
                 component: "c".into(),
@@ -257,6 +257,7 @@ mod generate {
                 reference: None,
                 taps,
                 batch_rows: 1,
+                window_rows: 1,
                 queue: 1,
                 limits: LimitsSpec::default(),
             }
@@ -347,8 +348,12 @@ struct Record {
 }
 
 impl Record {
-    fn results(&self) -> BTreeMap<u64, &Result<StageOutput, DropReason>> {
-        self.ends.iter().map(|end| (end.frame, &end.result)).collect()
+    /// Without the time, and without which of two failing stages was first.
+    fn results(&self) -> BTreeMap<u64, Result<&StageOutput, &'static str>> {
+        self.ends
+            .iter()
+            .map(|end| (end.frame, end.result.as_ref().map_err(DropReason::code)))
+            .collect()
     }
 }
 
@@ -536,7 +541,9 @@ impl<'a> Run<'a> {
             Command::Observe { monitor, row } => {
                 let id = row.frame_id;
                 hold!(self.finished.contains(&id), "frame {id} observed before its result");
-                hold!(self.rows.insert((monitor, id)), "frame {id} observed twice");
+                let later = self.rows.range((monitor, id)..=(monitor, u64::MAX)).next();
+                hold!(later.is_none(), "frame {id} observed after {later:?}");
+                self.rows.insert((monitor, id));
             }
         }
         let waiting = self

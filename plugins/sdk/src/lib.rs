@@ -79,7 +79,7 @@ pub use bindings::{
 };
 pub use error::{InferenceError, Result, StageError, TensorError};
 pub use stage::{Explainer, Model, Monitor, Postprocess, Preprocess};
-pub use tensor::{Element, Input, Tensors, decode, decode_f64, encode};
+pub use tensor::{Element, Input, Tensors, decode, decode_f64};
 
 /// What a monitor sees and says.
 pub mod monitor {

@@ -6,35 +6,17 @@ use crate::{
     DType, Result, StageError, Tensor, bindings::imports::headland::pipeline::tensors::NamedTensor,
 };
 
-/// A Rust type that is the element of some dtype.
-pub trait Element: Copy {
+/// A Rust type that is the element of some dtype. Its bytes are taken as they
+/// are: WebAssembly is little-endian, as the contract is.
+pub trait Element: bytemuck::Pod {
     /// The dtype.
     const DTYPE: DType;
-
-    /// Bytes an element takes.
-    const SIZE_BYTES: usize;
-
-    /// Append the element, little-endian.
-    fn write_le(self, bytes: &mut Vec<u8>);
-
-    /// The element of exactly [`Self::SIZE_BYTES`] bytes; a caller's slice of
-    /// another length reads as zero.
-    fn read_le(bytes: &[u8]) -> Self;
 }
 
 macro_rules! elements {
     ($($t:ty => $d:ident),*) => {$(
         impl Element for $t {
             const DTYPE: DType = DType::$d;
-            const SIZE_BYTES: usize = size_of::<$t>();
-
-            fn write_le(self, bytes: &mut Vec<u8>) {
-                bytes.extend_from_slice(&self.to_le_bytes());
-            }
-
-            fn read_le(bytes: &[u8]) -> Self {
-                Self::from_le_bytes(bytes.try_into().unwrap_or_default())
-            }
         }
     )*};
 }
@@ -79,30 +61,22 @@ impl Tensor {
     /// [`StageError::Failed`] when the elements are not as many as `shape`
     /// says, or when the host has no memory left for this stage.
     pub fn from_slice<T: Element>(shape: &[u32], elements: &[T]) -> Result<Self> {
-        Ok(Self::create(T::DTYPE, shape, &encode(elements))?)
+        Ok(Self::create(T::DTYPE, shape, bytemuck::cast_slice(elements))?)
     }
-}
-
-/// The elements as bytes, little-endian.
-pub fn encode<T: Element>(elements: &[T]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(elements.len() * T::SIZE_BYTES);
-    for &e in elements {
-        e.write_le(&mut bytes);
-    }
-    bytes
 }
 
 /// The elements of little-endian bytes; bytes that are not a whole element
 /// at the end are left out.
 pub fn decode<T: Element>(bytes: &[u8]) -> Vec<T> {
-    bytes.chunks_exact(T::SIZE_BYTES).map(T::read_le).collect()
+    let whole = bytes.len() - bytes.len() % size_of::<T>();
+    bytemuck::pod_collect_to_vec(&bytes[..whole])
 }
 
 /// The elements of little-endian bytes of any dtype, as f64. u64 and i64
 /// beyond 2^53 lose their last digits.
 pub fn decode_f64(dtype: DType, bytes: &[u8]) -> Vec<f64> {
     fn all<T: Element>(bytes: &[u8], f: impl Fn(T) -> f64) -> Vec<f64> {
-        bytes.chunks_exact(T::SIZE_BYTES).map(|c| f(T::read_le(c))).collect()
+        decode(bytes).into_iter().map(f).collect()
     }
     match dtype {
         DType::Bool | DType::U8 => all::<u8>(bytes, f64::from),
@@ -286,10 +260,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn elements_survive_a_round_trip_in_little_endian() {
-        assert_eq!(encode(&[1.0f32, -2.5]), [0, 0, 128, 63, 0, 0, 32, 192]);
-        assert_eq!(decode::<f32>(&encode(&[1.0f32, -2.5])), [1.0, -2.5]);
-        assert_eq!(decode::<i64>(&encode(&[i64::MIN, 7])), [i64::MIN, 7]);
+    fn elements_are_little_endian() {
+        assert_eq!(decode::<f32>(&[0, 0, 128, 63, 0, 0, 32, 192]), [1.0, -2.5]);
+        assert_eq!(decode::<i64>(&[0, 0, 0, 0, 0, 0, 0, 128]), [i64::MIN]);
         assert_eq!(decode::<u16>(&[1, 0, 2]), [1]);
     }
 
@@ -298,11 +271,11 @@ mod tests {
     fn every_kind_of_half_reads_as_f64() {
         let bits = [0x3c00u16, 0xc000, 0x7bff, 0x0001, 0x0400, 0x8000, 0x7c00, 0xfc00];
         let values = [1.0, -2.0, 65504.0, 2f64.powi(-24), 2f64.powi(-14), -0.0];
-        let read = decode_f64(DType::F16, &encode(&bits));
+        let read = decode_f64(DType::F16, bytemuck::cast_slice(&bits));
         assert_eq!(read[..6], values);
         assert_eq!(read[6..], [f64::INFINITY, f64::NEG_INFINITY]);
-        assert!(decode_f64(DType::F16, &encode(&[0x7e00u16]))[0].is_nan());
-        assert_eq!(decode_f64(DType::Bf16, &encode(&[0x3fc0u16])), [1.5]);
+        assert!(decode_f64(DType::F16, &[0x00, 0x7e])[0].is_nan());
+        assert_eq!(decode_f64(DType::Bf16, &[0xc0, 0x3f]), [1.5]);
         assert_eq!(decode_f64(DType::I8, &[0xff]), [-1.0]);
     }
 

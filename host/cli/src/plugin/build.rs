@@ -103,7 +103,15 @@ fn compile(project: &Path, out: Output) -> anyhow::Result<PathBuf> {
     let spinner = out.spinner("compiling");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
-        .args(["build", "--profile", "plugin", "--target", TARGET, "--message-format", "json-render-diagnostics"])
+        .args([
+            "build",
+            "--profile",
+            "plugin",
+            "--target",
+            TARGET,
+            "--message-format",
+            "json-render-diagnostics",
+        ])
         // The project's own .cargo/config.toml is found from its folder.
         .current_dir(project)
         .stderr(Stdio::inherit())
@@ -111,13 +119,17 @@ fn compile(project: &Path, out: Output) -> anyhow::Result<PathBuf> {
         .context("cannot run cargo; install Rust from your distribution or rustup")?;
     spinner.finish_and_clear();
     if !built.status.success() {
-        bail!("cargo could not build {} (if the target is missing: rustup target add {TARGET})", project.display());
+        bail!(
+            "cargo could not build {} (if the target is missing: rustup target add {TARGET})",
+            project.display()
+        );
     }
     let manifest = manifest.canonicalize().context("cannot resolve the project's folder")?;
     let messages = String::from_utf8_lossy(&built.stdout);
     let artifact = messages.lines().find_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        let of_project = message.get("manifest_path")?.as_str().map(Path::new) == Some(manifest.as_path());
+        let of_project =
+            message.get("manifest_path")?.as_str().map(Path::new) == Some(manifest.as_path());
         let files = message.get("filenames")?.as_array()?;
         let wasm = files.iter().filter_map(|f| f.as_str()).find(|f| f.ends_with(".wasm"))?;
         of_project.then(|| PathBuf::from(wasm))

@@ -42,8 +42,13 @@ pub struct New {
 pub fn run(command: &New, out: Output) -> anyhow::Result<ExitCode> {
     let name = &command.name;
     let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.chars().all(is_inner) || name.ends_with('-') {
-        bail!("{name:?} is no name for a component: it needs a-z, 0-9 and inner hyphens, and starts with a letter");
+    if !name.starts_with(|c: char| c.is_ascii_lowercase())
+        || !name.chars().all(is_inner)
+        || name.ends_with('-')
+    {
+        bail!(
+            "{name:?} is no name for a component: it needs a-z, 0-9 and inner hyphens, and starts with a letter"
+        );
     }
     let folder = command.path.clone().unwrap_or_else(|| PathBuf::from(name));
     if folder.exists() {
@@ -54,7 +59,10 @@ pub fn run(command: &New, out: Output) -> anyhow::Result<ExitCode> {
         let _ = fs::remove_dir_all(&folder);
     })?;
     out.json(&serde_json::json!({"project": folder, "name": name}))?;
-    out.line(format!("{} is ready; its README.md says how to build, sign and run it", folder.display()));
+    out.line(format!(
+        "{} is ready; its README.md says how to build, sign and run it",
+        folder.display()
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -130,11 +138,17 @@ fn manifest(name: &str) -> anyhow::Result<String> {
     let ours: toml::Table = toml::from_str(WORKSPACE)?;
     let sdk_manifest = SDK.get_file("Cargo.toml").and_then(|f| f.contents_utf8());
     let sdk: toml::Table = toml::from_str(sdk_manifest.context("the SDK has no Cargo.toml")?)?;
-    let workspace = ours.get("workspace").and_then(toml::Value::as_table).context("no [workspace]")?;
-    let all = workspace.get("dependencies").and_then(toml::Value::as_table).context("no dependencies")?;
-    let used = sdk.get("dependencies").and_then(toml::Value::as_table).context("no dependencies")?;
-    let dependencies: toml::Table =
-        all.iter().filter(|(k, _)| used.contains_key(*k)).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let workspace =
+        ours.get("workspace").and_then(toml::Value::as_table).context("no [workspace]")?;
+    let all =
+        workspace.get("dependencies").and_then(toml::Value::as_table).context("no dependencies")?;
+    let used =
+        sdk.get("dependencies").and_then(toml::Value::as_table).context("no dependencies")?;
+    let dependencies: toml::Table = all
+        .iter()
+        .filter(|(k, _)| used.contains_key(*k))
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
     let mut tables = toml::Table::new();
     for key in ["package", "lints"] {
         if let Some(table) = workspace.get(key) {
@@ -147,8 +161,10 @@ fn manifest(name: &str) -> anyhow::Result<String> {
     let profiles = ours.get("profile").and_then(toml::Value::as_table);
     let mut kept = toml::Table::new();
     for key in ["plugin", "release"] {
-        if let Some(p) = profiles.and_then(|p| p.get(key)) {
-            kept.insert(key.to_owned(), p.clone());
+        if let Some(toml::Value::Table(profile)) = profiles.and_then(|p| p.get(key)) {
+            // Overrides for packages of ours mean nothing there.
+            let own = profile.iter().filter(|(k, _)| !matches!(k.as_str(), "package" | "build-override"));
+            kept.insert(key.to_owned(), own.map(|(k, v)| (k.clone(), v.clone())).collect::<toml::Table>().into());
         }
     }
     nested.insert("profile".to_owned(), toml::Value::Table(kept));
@@ -182,7 +198,8 @@ fn write_project(folder: &Path, name: &str, kind: Kind) -> anyhow::Result<()> {
     write(&package.join("package.toml"), entry.as_bytes())?;
     let pipeline = format!("schema = 1\nname = \"{name}-demo\"\n{}", sample.wiring);
     write(&package.join("pipeline.toml"), pipeline.as_bytes())?;
-    let card = format!("# {name}\n\nWhat it is for, what it is not for, and what it was tested with.\n");
+    let card =
+        format!("# {name}\n\nWhat it is for, what it is not for, and what it was tested with.\n");
     write(&package.join("card.md"), card.as_bytes())?;
     write(&folder.join(sample.file), &sample.contents)?;
     let readme = format!(

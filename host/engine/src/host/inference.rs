@@ -62,7 +62,10 @@ impl StageState {
 }
 
 impl wit::HostModel for StageState {
-    fn open(&mut self, name: String) -> wasmtime::Result<Result<Resource<OpenModel>, wit::InferenceError>> {
+    fn open(
+        &mut self,
+        name: String,
+    ) -> wasmtime::Result<Result<Resource<OpenModel>, wit::InferenceError>> {
         self.enter()?;
         match self.models.get(&name) {
             Some(model) => {
@@ -94,7 +97,11 @@ impl wit::HostModel for StageState {
         Ok(model.info().inputs.iter().any(dynamic).then_some(1))
     }
 
-    fn run(&mut self, this: Resource<OpenModel>, inputs: Vec<NamedTensor>) -> wasmtime::Result<Outputs> {
+    fn run(
+        &mut self,
+        this: Resource<OpenModel>,
+        inputs: Vec<NamedTensor>,
+    ) -> wasmtime::Result<Outputs> {
         self.enter()?;
         let inputs = self.take(inputs)?;
         let result = self.table.get(&this)?.0.run(&inputs);
@@ -126,7 +133,11 @@ impl wit::HostModel for StageState {
 }
 
 impl wit::HostSession for StageState {
-    fn run(&mut self, this: Resource<OpenSession>, inputs: Vec<NamedTensor>) -> wasmtime::Result<Outputs> {
+    fn run(
+        &mut self,
+        this: Resource<OpenSession>,
+        inputs: Vec<NamedTensor>,
+    ) -> wasmtime::Result<Outputs> {
         self.enter()?;
         let inputs = self.take(inputs)?;
         let result = self.table.get_mut(&this)?.0.run(&inputs);

@@ -53,7 +53,8 @@ pub struct Copies {
 impl Copies {
     /// All copies together.
     pub fn total(&self) -> CopyCount {
-        let all = [self.into_components, self.out_of_components, self.into_models, self.out_of_models];
+        let all =
+            [self.into_components, self.out_of_components, self.into_models, self.out_of_models];
         CopyCount {
             count: all.iter().map(|c| c.count).sum(),
             bytes: all.iter().map(|c| c.bytes).sum(),
@@ -69,7 +70,6 @@ impl Copies {
             self.out_of_models.add(t.bytes().len());
         }
     }
-
 }
 
 impl std::ops::AddAssign for Copies {
@@ -120,7 +120,12 @@ pub(crate) struct ResourceGuard {
 }
 
 impl ResourceLimiter for ResourceGuard {
-    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let wanted_bytes = self.memory_bytes - current as u64 + desired as u64;
         if wanted_bytes > self.limits.memory_bytes {
             let limit_bytes = self.limits.memory_bytes;
@@ -131,7 +136,12 @@ impl ResourceLimiter for ResourceGuard {
         Ok(true)
     }
 
-    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        _: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let (wanted, limit) = (desired as u64, self.limits.table_elements);
         if wanted > limit {
             self.hit.get_or_insert(LimitHit::Table { wanted, limit });
@@ -221,15 +231,23 @@ impl StageState {
     }
 
     /// Hand tensors to the component.
-    pub(crate) fn give(&mut self, tensors: NamedTensors) -> wasmtime::Result<Vec<bindings::tensors::NamedTensor>> {
+    pub(crate) fn give(
+        &mut self,
+        tensors: NamedTensors,
+    ) -> wasmtime::Result<Vec<bindings::tensors::NamedTensor>> {
         tensors
             .into_iter()
-            .map(|(name, tensor)| Ok(bindings::tensors::NamedTensor { name, tensor: self.table.push(tensor)? }))
+            .map(|(name, tensor)| {
+                Ok(bindings::tensors::NamedTensor { name, tensor: self.table.push(tensor)? })
+            })
             .collect()
     }
 
     /// Take tensors back from it.
-    pub(crate) fn take(&mut self, tensors: Vec<bindings::tensors::NamedTensor>) -> wasmtime::Result<NamedTensors> {
+    pub(crate) fn take(
+        &mut self,
+        tensors: Vec<bindings::tensors::NamedTensor>,
+    ) -> wasmtime::Result<NamedTensors> {
         tensors.into_iter().map(|n| Ok((n.name, self.table.delete(n.tensor)?))).collect()
     }
 
@@ -246,7 +264,11 @@ pub struct OpenModel(Arc<dyn Model>);
 pub struct OpenSession(Session);
 
 /// Define what a component of `world` may import, and nothing else.
-pub(crate) fn add_to_linker(linker: &mut Linker<StageState>, world: World, wasi: bool) -> wasmtime::Result<()> {
+pub(crate) fn add_to_linker(
+    linker: &mut Linker<StageState>,
+    world: World,
+    wasi: bool,
+) -> wasmtime::Result<()> {
     bindings::log::add_to_linker::<_, HasSelf<_>>(linker, |s| s)?;
     bindings::types::add_to_linker::<_, HasSelf<_>>(linker, |s| s)?;
     if world.has_tensors() {

@@ -67,7 +67,9 @@ impl From<TensorError> for wit::TensorError {
                 })
             }
             TensorError::BadShape(_) => Self::BadShape(e.to_string()),
-            TensorError::BadBool { .. } | TensorError::WrongDType { .. } => Self::BadValue(e.to_string()),
+            TensorError::BadBool { .. } | TensorError::WrongDType { .. } => {
+                Self::BadValue(e.to_string())
+            }
             TensorError::OutOfRange { .. } => Self::OutOfRange(e.to_string()),
         }
     }
@@ -85,12 +87,13 @@ impl StageState {
                 self.limits.hostcall_bytes
             )));
         }
-        self.budget.tensor_bytes = self.budget.tensor_bytes.checked_sub(bytes).ok_or_else(|| {
-            wit::TensorError::TooLarge(format!(
-                "{bytes} more bytes of tensors in one call of the stage, {} allowed in all",
-                self.limits.tensor_bytes
-            ))
-        })?;
+        self.budget.tensor_bytes =
+            self.budget.tensor_bytes.checked_sub(bytes).ok_or_else(|| {
+                wit::TensorError::TooLarge(format!(
+                    "{bytes} more bytes of tensors in one call of the stage, {} allowed in all",
+                    self.limits.tensor_bytes
+                ))
+            })?;
         Ok(())
     }
 
@@ -134,7 +137,8 @@ fn read_range(
 ) -> wasmtime::Result<(Bytes,)> {
     let state = store.data_mut();
     state.enter()?;
-    let range: Result<Arc<[u8]>, _> = state.table.get(&this)?.byte_range(offset, len).map(Into::into);
+    let range: Result<Arc<[u8]>, _> =
+        state.table.get(&this)?.byte_range(offset, len).map(Into::into);
     Ok((match range {
         Ok(bytes) => {
             // Twice: gathered in the host, then lowered into the guest.
@@ -165,25 +169,37 @@ pub(super) fn add_to_linker(linker: &mut Linker<StageState>) -> wasmtime::Result
         Ok(())
     })?;
     tensors.func_wrap("[static]tensor.create", create)?;
-    tensors.func_wrap("[method]tensor.dtype", |mut s: Store<'_>, (this,): (Resource<Tensor>,)| {
-        s.data_mut().enter()?;
-        Ok((wit::Dtype::from(s.data().table.get(&this)?.dtype()),))
-    })?;
-    tensors.func_wrap("[method]tensor.shape", |mut s: Store<'_>, (this,): (Resource<Tensor>,)| {
-        s.data_mut().enter()?;
-        Ok((s.data().table.get(&this)?.shape().dims().to_vec(),))
-    })?;
-    tensors.func_wrap("[method]tensor.len-bytes", |mut s: Store<'_>, (this,): (Resource<Tensor>,)| {
-        s.data_mut().enter()?;
-        Ok((s.data().table.get(&this)?.bytes().len() as u64,))
-    })?;
+    tensors.func_wrap(
+        "[method]tensor.dtype",
+        |mut s: Store<'_>, (this,): (Resource<Tensor>,)| {
+            s.data_mut().enter()?;
+            Ok((wit::Dtype::from(s.data().table.get(&this)?.dtype()),))
+        },
+    )?;
+    tensors.func_wrap(
+        "[method]tensor.shape",
+        |mut s: Store<'_>, (this,): (Resource<Tensor>,)| {
+            s.data_mut().enter()?;
+            Ok((s.data().table.get(&this)?.shape().dims().to_vec(),))
+        },
+    )?;
+    tensors.func_wrap(
+        "[method]tensor.len-bytes",
+        |mut s: Store<'_>, (this,): (Resource<Tensor>,)| {
+            s.data_mut().enter()?;
+            Ok((s.data().table.get(&this)?.bytes().len() as u64,))
+        },
+    )?;
     tensors.func_wrap("[method]tensor.read", read)?;
     tensors.func_wrap("[method]tensor.read-range", read_range)?;
-    tensors.func_wrap("[method]tensor.clone", |mut s: Store<'_>, (this,): (Resource<Tensor>,)| {
-        let state = s.data_mut();
-        state.enter()?;
-        let tensor = state.table.get(&this)?.clone();
-        Ok((state.table.push(tensor)?,))
-    })?;
+    tensors.func_wrap(
+        "[method]tensor.clone",
+        |mut s: Store<'_>, (this,): (Resource<Tensor>,)| {
+            let state = s.data_mut();
+            state.enter()?;
+            let tensor = state.table.get(&this)?.clone();
+            Ok((state.table.push(tensor)?,))
+        },
+    )?;
     tensors.func_wrap("[method]tensor.reshape", reshape)
 }

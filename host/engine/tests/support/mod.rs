@@ -11,54 +11,78 @@ use std::{
 
 use headland_engine::{Engine, EngineOptions, FrameReport, LoadError, LogSink, Runner};
 use headland_package::{
-    HostPolicy, Package, PackageBuilder, PackageInfo, Role, SigningKey, TrustPolicy, TrustedKey, Verified,
+    HostPolicy, Layout, Package, PackageBuilder, PackageInfo, Role, SigningKey, TrustPolicy,
+    TrustedKey, Verified,
 };
 use headland_tensor::{Limits, Tensor};
 
 /// A component of the `hostile` crate, built for one of its features.
 pub fn hostile(feature: &'static str) -> Arc<[u8]> {
-    static BUILT: LazyLock<Mutex<HashMap<&'static str, Arc<[u8]>>>> = LazyLock::new(Mutex::default);
+    guest("hostile", feature)
+}
+
+/// A component of a guest crate of this workspace, built for one feature.
+pub fn guest(package: &'static str, feature: &'static str) -> Arc<[u8]> {
+    type Built = Mutex<HashMap<(&'static str, &'static str), Arc<[u8]>>>;
+    static BUILT: LazyLock<Built> = LazyLock::new(Mutex::default);
     let mut built = BUILT.lock().unwrap();
-    if let Some(bytes) = built.get(feature) {
+    if let Some(bytes) = built.get(&(package, feature)) {
         return Arc::clone(bytes);
     }
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--profile", "plugin", "--target", "wasm32-unknown-unknown"])
-        .args(["--package", "hostile", "--features", feature, "--message-format", "json"])
+        .args(["--package", package, "--features", feature, "--message-format", "json"])
         .current_dir(&root)
         .output()
         .unwrap();
     assert!(
         output.status.success(),
-        "cannot build the hostile component (rustup target add wasm32-unknown-unknown?): {}",
+        "cannot build {package} (rustup target add wasm32-unknown-unknown?): {}",
         String::from_utf8_lossy(&output.stderr)
     );
     let stdout = String::from_utf8_lossy(&output.stdout);
+    let file = format!("{}.wasm", package.replace('-', "_"));
     let artifact = stdout
         .split('"')
-        .find(|s| s.ends_with("hostile.wasm") && !s.contains("/deps/"))
+        .find(|s| s.ends_with(&file) && !s.contains("/deps/"))
         .expect("cargo names the artifact");
     let module = fs::read(artifact).unwrap();
-    let component: Arc<[u8]> =
-        wit_component::ComponentEncoder::default().module(&module).unwrap().encode().unwrap().into();
-    built.insert(feature, Arc::clone(&component));
+    let component: Arc<[u8]> = wit_component::ComponentEncoder::default()
+        .module(&module)
+        .unwrap()
+        .encode()
+        .unwrap()
+        .into();
+    built.insert((package, feature), Arc::clone(&component));
     component
 }
 
-/// A signed and verified package of these entries and this pipeline.
-pub fn package(pipeline: &str, entries: &[(Role, &str, Arc<[u8]>)]) -> Verified<Package> {
+/// The policy that trusts what [`layout`] signs.
+pub fn policy() -> TrustPolicy {
+    TrustPolicy::new(1, [TrustedKey::new("test", signer().public())]).unwrap()
+}
+
+fn signer() -> SigningKey {
+    SigningKey::from_seed([7; 32])
+}
+
+/// A signed package of these entries and this pipeline.
+pub fn layout(pipeline: &str, entries: &[(Role, &str, Arc<[u8]>)]) -> Layout {
     let mut builder = PackageBuilder::new(PackageInfo::new("test", "1.0.0", 1))
         .add(Role::Pipeline, "pipeline.toml", pipeline.as_bytes())
         .unwrap();
     for (role, name, bytes) in entries {
         builder = builder.add(*role, *name, Arc::clone(bytes)).unwrap();
     }
-    let key = SigningKey::from_seed([7; 32]);
     let mut layout = builder.build().unwrap();
-    layout.sign(&key).unwrap();
-    let policy = TrustPolicy::new(1, [TrustedKey::new("test", key.public())]).unwrap();
-    layout.verify(&policy, 0).unwrap()
+    layout.sign(&signer()).unwrap();
+    layout
+}
+
+/// A signed and verified package of these entries and this pipeline.
+pub fn package(pipeline: &str, entries: &[(Role, &str, Arc<[u8]>)]) -> Verified<Package> {
+    layout(pipeline, entries).verify(&policy(), 0).unwrap()
 }
 
 /// A host with tight limits, so that attacks end soon.

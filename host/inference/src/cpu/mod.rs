@@ -4,6 +4,7 @@
 //! Every call into it goes through [`contained`], so that a model can take
 //! neither the host nor another model with it.
 
+mod branch;
 mod plan;
 mod tensor;
 
@@ -33,17 +34,19 @@ impl Executor for CpuExecutor {
 
     fn load(&self, onnx: &[u8], limits: &LoadLimits) -> Result<Arc<dyn Model>, InferenceError> {
         let (mut proto, info) = front::open(onnx, limits)?;
-        let tract = tract_onnx::onnx().with_ignore_value_info(true);
+        let mut tract = tract_onnx::onnx().with_ignore_value_info(true);
+        tract.op_register.insert("If", branch::build);
         for value in info.inputs.iter().chain(&info.outputs) {
             tensor::check_dtype(value)?;
         }
         front::rewrite(&mut proto);
         check_operators(&proto, &tract)?;
-        let parsed = contained("reading the graph", || tract.parse(&proto, None))?
+        let mut parsed = contained("reading the graph", || tract.parse(&proto, None))?
             .map_err(|e| InferenceError::unsupported("graph", "", chain(&e)))?;
         if let Some(name) = parsed.unresolved_inputs.first() {
             return Err(InferenceError::malformed(format!("nothing gives {name:?}")));
         }
+        branch::set_limits(&mut parsed.model, limits);
         let model = CpuModel {
             info,
             graph: parsed.model,
@@ -137,24 +140,21 @@ impl CpuModel {
 
     /// Plan with as little folding as will do, and run. Some graphs show only
     /// when they run that they need a value, so a failed run folds more too.
-    fn plan_and_run(
-        &self,
-        inputs: &[Tensor],
-        start: Fold,
-    ) -> Result<NamedTensors, InferenceError> {
+    fn plan_and_run(&self, inputs: &[Tensor], start: Fold) -> Result<NamedTensors, InferenceError> {
         let mut refusal = InferenceError::unsupported("graph", "", "no plan");
         for fold in Fold::ALL.into_iter().filter(|f| *f >= start) {
             // The step that was enough before may add nothing to its
             // predecessor for these inputs.
-            let Some(folded) = fold.of(inputs).or_else(|| (fold == start).then(|| fold.up_to(inputs)))
+            let Some(folded) =
+                fold.of(inputs).or_else(|| (fold == start).then(|| fold.up_to(inputs)))
             else {
                 continue;
             };
             // Planning takes long, and so holds no lock.
-            let outcome =
-                Plan::new(&self.graph, &self.info.inputs, inputs, &folded, &self.limits).and_then(
-                    |plan| plan.run(inputs, &self.info.outputs).map(|outputs| (plan, outputs)),
-                );
+            let outcome = Plan::new(&self.graph, &self.info.inputs, inputs, &folded, &self.limits)
+                .and_then(|plan| {
+                    plan.run(inputs, &self.info.outputs).map(|outputs| (plan, outputs))
+                });
             match outcome {
                 Ok((plan, outputs)) => {
                     self.keep(Arc::new(plan), fold);
@@ -189,11 +189,7 @@ fn check_operators(proto: &ModelProto, tract: &Onnx) -> Result<(), InferenceErro
                 } else {
                     format!("the CPU executor does not have this operator of {}", node.domain)
                 };
-                return Err(InferenceError::unsupported(
-                    &node.op_type,
-                    front::label(node),
-                    reason,
-                ));
+                return Err(InferenceError::unsupported(&node.op_type, front::label(node), reason));
             }
             for attribute in &node.attribute {
                 attribute.g.iter().chain(&attribute.graphs).try_for_each(|g| check(g, tract))?;
@@ -224,6 +220,15 @@ fn contained<T>(doing: &str, call: impl FnOnce() -> T) -> Result<T, InferenceErr
 /// An error of tract's with its causes, on one line.
 fn chain(error: &TractError) -> String {
     one_line(&format!("{error:#}"))
+}
+
+/// What to make of an error of tract's at a node. One of our own that went
+/// through tract comes out as it was.
+fn refused(op: &str, node: &str, error: &TractError) -> InferenceError {
+    match error.downcast_ref::<InferenceError>() {
+        Some(ours @ InferenceError::OverLimit { .. }) => ours.clone(),
+        _ => InferenceError::unsupported(op, node, chain(error)),
+    }
 }
 
 /// At most 400 characters, white space collapsed.

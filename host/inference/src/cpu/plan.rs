@@ -4,16 +4,18 @@ use headland_tensor::{DType, NamedTensors, Shape, Tensor};
 use tract_onnx::tract_hir::{
     infer::Factoid,
     internal::{
-        DatumType, InferenceFact, InferenceModel, InferenceModelExt, IntoArcTensor, IntoRunnable, OutletId, TVec,
-        TValue, ToDim, TypedModel, TypedRunnableModel,
+        DatumType, InferenceFact, InferenceModel, InferenceModelExt, IntoArcTensor, IntoRunnable,
+        OutletId, TValue, TVec, ToDim, TypedModel, TypedRunnableModel,
     },
     ops::konst::Const,
+    tract_core::ops::nn::{Reduce, Reducer},
+    tract_num_traits::Zero,
 };
 
 use std::sync::Arc;
 
 use super::{
-    chain, contained,
+    chain, contained, refused,
     tensor::{datum_type, from_tract, to_tract},
 };
 use crate::{InferenceError, LoadLimits, TensorInfo};
@@ -56,16 +58,17 @@ impl Fold {
 
     /// Which inputs to fold.
     pub(super) fn up_to(self, inputs: &[Tensor]) -> Vec<bool> {
-        let small = |t: &Tensor| t.shape().element_count() <= 64;
-        let integer = |t: &Tensor| {
-            !matches!(t.dtype(), DType::F16 | DType::BF16 | DType::F32 | DType::F64)
-        };
+        // The shape of an empty tensor already says all there is to know.
+        let filled = |t: &Tensor| t.shape().element_count() > 0;
+        let small = |t: &Tensor| filled(t) && t.shape().element_count() <= 64;
+        let integer =
+            |t: &Tensor| !matches!(t.dtype(), DType::F16 | DType::BF16 | DType::F32 | DType::F64);
         let bytes: usize = inputs.iter().map(|t| t.bytes().len()).sum();
         let folds = |t: &Tensor| match self {
             Self::Nothing => false,
             Self::Sizes => small(t) && integer(t),
             Self::Parameters => small(t),
-            Self::Everything => small(t) || bytes <= 1 << 20,
+            Self::Everything => small(t) || (filled(t) && bytes <= 1 << 20),
         };
         inputs.iter().map(folds).collect()
     }
@@ -112,8 +115,8 @@ impl Plan {
         limits: &LoadLimits,
     ) -> Result<Self, InferenceError> {
         let runnable = contained("planning", || {
-            let graph = specialise(graph, infos, &shapes, &values)?;
-            let graph = analyse(graph, limits)?;
+            let mut graph = specialise(graph, infos, &shapes, &values)?;
+            analyse(&mut graph, limits)?;
             compile(graph, limits)
         })
         .unwrap_or_else(|panic| Err(InferenceError::unsupported("graph", "", panic.to_string())))?;
@@ -190,15 +193,15 @@ fn specialise(
 /// tract computes what depends on constants only as it goes, so a few bytes
 /// of model could ask for any amount of memory. Each node's output shapes are
 /// therefore looked at before tract may compute them.
-fn analyse(
-    mut graph: InferenceModel,
+pub(super) fn analyse(
+    graph: &mut InferenceModel,
     limits: &LoadLimits,
-) -> Result<InferenceModel, InferenceError> {
+) -> Result<(), InferenceError> {
     let order = graph.eval_order().map_err(|e| InferenceError::malformed(chain(&e)))?;
     for id in order {
-        infer_node(&mut graph, id, limits)?;
+        infer_node(graph, id, limits)?;
     }
-    Ok(graph)
+    Ok(())
 }
 
 /// Infer what one node says of its inputs, its outputs and what it observes.
@@ -208,8 +211,8 @@ fn infer_node(
     limits: &LoadLimits,
 ) -> Result<(), InferenceError> {
     let node = graph.node(id);
-    let (op, name) = (node.op.name(), node.name.clone());
-    let unsupported = |e| InferenceError::unsupported(&*op, &name, chain(&e));
+    let (op_name, name) = (node.op.name(), node.name.clone());
+    let unsupported = |e| refused(&op_name, &name, &e);
     let outlets: Vec<OutletId> = (node.inputs.iter().copied())
         .chain((0..node.outputs.len()).map(|slot| OutletId::new(id, slot)))
         .chain(node.op.observe_outlets(graph, node).map_err(unsupported)?)
@@ -229,9 +232,8 @@ fn infer_node(
     {
         outputs.iter().try_for_each(|fact| check_size(fact, &name, limits))?;
     }
-    let (inputs, outputs, observed) = op
-        .infer(refs(inputs), refs(outputs), refs(observed))
-        .map_err(unsupported)?;
+    let (inputs, outputs, observed) =
+        op.infer(refs(inputs), refs(outputs), refs(observed)).map_err(unsupported)?;
     outputs.iter().try_for_each(|fact| check_size(fact, &name, limits))?;
     for (outlet, fact) in outlets.into_iter().zip(inputs.into_iter().chain(outputs).chain(observed))
     {
@@ -248,11 +250,7 @@ fn refs(facts: &[InferenceFact]) -> TVec<&InferenceFact> {
     facts.iter().collect()
 }
 
-fn check_size(
-    fact: &InferenceFact,
-    node: &str,
-    limits: &LoadLimits,
-) -> Result<(), InferenceError> {
+fn check_size(fact: &InferenceFact, node: &str, limits: &LoadLimits) -> Result<(), InferenceError> {
     let Some(dims) = fact.shape.concretize() else { return Ok(()) };
     let size = fact.datum_type.concretize().map_or(1, |dt| dt.size_of()) as u64;
     let bytes = dims.iter().try_fold(size, |bytes, dim| {
@@ -272,9 +270,10 @@ fn compile(
     graph: InferenceModel,
     limits: &LoadLimits,
 ) -> Result<Arc<TypedRunnableModel>, InferenceError> {
-    let unsupported = |e| InferenceError::unsupported("graph", "", chain(&e));
+    let unsupported = |e| refused("graph", "", &e);
     let typed: TypedModel = graph.into_typed().map_err(unsupported)?;
     check_memory(&typed, limits)?;
+    check_extremes(&typed)?;
     typed.into_optimized().and_then(|m| m.into_runnable()).map_err(unsupported)
 }
 
@@ -309,6 +308,24 @@ fn check_memory(model: &TypedModel, limits: &LoadLimits) -> Result<(), Inference
             if readers[input.node] == 0 && !model.outputs.iter().any(|o| o.node == input.node) {
                 live = live.saturating_sub(sizes[input.node]);
             }
+        }
+    }
+    Ok(())
+}
+
+/// Refuse the largest and smallest of no elements: ONNX asks for an infinity,
+/// and tract gives the largest finite number.
+fn check_extremes(model: &TypedModel) -> Result<(), InferenceError> {
+    for node in model.nodes() {
+        let Some(reduce) = node.op_as::<Reduce>() else { continue };
+        let extreme = matches!(reduce.reducer, Reducer::Max | Reducer::Min);
+        let empty = node
+            .inputs
+            .iter()
+            .any(|&input| model.outlet_fact(input).is_ok_and(|f| f.shape.volume().is_zero()));
+        if extreme && empty {
+            let reason = "the CPU executor cannot take the extreme of no elements";
+            return Err(InferenceError::unsupported(node.op.name(), &node.name, reason));
         }
     }
     Ok(())

@@ -50,7 +50,10 @@ pub(super) fn to_tract(tensor: &Tensor) -> Result<TractTensor, InferenceError> {
 ///
 /// tract carries sizes as symbolic integers and quantised values under types
 /// of their own; both are the declared integers underneath.
-pub(super) fn from_tract(tensor: &TractTensor, info: &TensorInfo) -> Result<Tensor, InferenceError> {
+pub(super) fn from_tract(
+    tensor: &TractTensor,
+    info: &TensorInfo,
+) -> Result<Tensor, InferenceError> {
     let failed = |e| InferenceError::Failed { reason: chain(&e) };
     let declared = datum_type(info.dtype);
     let actual = tensor.datum_type();
@@ -60,10 +63,8 @@ pub(super) fn from_tract(tensor: &TractTensor, info: &TensorInfo) -> Result<Tens
         std::borrow::Cow::Borrowed(tensor)
     };
     if declared != Some(values.datum_type().unquantized()) {
-        let reason = format!(
-            "output {:?} is declared {}, but tract made {actual:?}",
-            info.name, info.dtype
-        );
+        let reason =
+            format!("output {:?} is declared {}, but tract made {actual:?}", info.name, info.dtype);
         return Err(InferenceError::Failed { reason });
     }
     let shape = Shape::from_usize(values.shape())?;

@@ -20,10 +20,7 @@ pub(super) struct Census {
 }
 
 /// Check a model; move every constant's data to `raw_data`.
-pub(super) fn model(
-    proto: &mut ModelProto,
-    limits: &LoadLimits,
-) -> Result<Census, InferenceError> {
+pub(super) fn model(proto: &mut ModelProto, limits: &LoadLimits) -> Result<Census, InferenceError> {
     if proto.opset_import.is_empty() {
         return Err(InferenceError::malformed("the model imports no operator set"));
     }

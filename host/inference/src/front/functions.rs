@@ -62,9 +62,10 @@ impl<'a> Inliner<'a> {
                     self.graph(nested, open)?;
                 }
             }
-            let callee = self.functions.iter().find(|f| {
-                f.name() == node.op_type && f.domain() == node.domain
-            });
+            let callee = self
+                .functions
+                .iter()
+                .find(|f| f.name() == node.op_type && f.domain() == node.domain);
             let Some(callee) = callee else {
                 into.push(node);
                 continue;

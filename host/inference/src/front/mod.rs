@@ -6,6 +6,7 @@
 //! file for each rewrite.
 
 mod check;
+mod defaults;
 mod functions;
 mod hints;
 mod losses;
@@ -66,10 +67,11 @@ pub(crate) fn rewrite(proto: &mut ModelProto) {
     let opset = proto.opset_import.iter().find(|o| matches!(&*o.domain, "" | "ai.onnx"));
     let opset = opset.map_or(0, |o| o.version);
     hints::drop_shapes(proto);
-    if let Some(graph) = &mut proto.graph
-        && opset >= 13
-    {
-        losses::expand(graph);
+    if let Some(graph) = &mut proto.graph {
+        defaults::write_out(graph);
+        if opset >= 13 {
+            losses::expand(graph);
+        }
     }
 }
 
@@ -93,19 +95,19 @@ fn describe(value: &ValueInfoProto, role: &str) -> Result<TensorInfo, InferenceE
         let what = format!("the rank of {role} {name:?}");
         return Err(InferenceError::over(what, shape.dim.len() as u64, allowed));
     }
-    let dimension = |(axis, dim): (usize, &tract_onnx::pb::tensor_shape_proto::Dimension)| match &dim.value
-    {
-        Some(Size::DimValue(size)) if *size >= 0 => {
-            u32::try_from(*size).map(Dimension::Fixed).map_err(|_| {
-                let what = format!("dimension {axis} of {role} {name:?}");
-                InferenceError::over(what, size.unsigned_abs(), u64::from(u32::MAX))
-            })
-        }
-        Some(Size::DimParam(symbol)) if !symbol.is_empty() && symbol != "?" => {
-            Ok(Dimension::Symbolic(symbol.clone()))
-        }
-        _ => Ok(Dimension::Symbolic(format!("{name}.{axis}"))),
-    };
+    let dimension =
+        |(axis, dim): (usize, &tract_onnx::pb::tensor_shape_proto::Dimension)| match &dim.value {
+            Some(Size::DimValue(size)) if *size >= 0 => {
+                u32::try_from(*size).map(Dimension::Fixed).map_err(|_| {
+                    let what = format!("dimension {axis} of {role} {name:?}");
+                    InferenceError::over(what, size.unsigned_abs(), u64::from(u32::MAX))
+                })
+            }
+            Some(Size::DimParam(symbol)) if !symbol.is_empty() && symbol != "?" => {
+                Ok(Dimension::Symbolic(symbol.clone()))
+            }
+            _ => Ok(Dimension::Symbolic(format!("{name}.{axis}"))),
+        };
     let shape = shape.dim.iter().enumerate().map(dimension).collect::<Result<_, _>>()?;
     Ok(TensorInfo { name: name.clone(), dtype, shape })
 }

@@ -24,6 +24,16 @@ pub(super) fn replace(
     }
 }
 
+/// An attribute that holds a tensor.
+pub(super) fn tensor(name: &str, value: TensorProto) -> AttributeProto {
+    AttributeProto {
+        name: name.to_owned(),
+        r#type: AttributeType::Tensor as i32,
+        t: Some(value),
+        ..AttributeProto::default()
+    }
+}
+
 /// An integer attribute, if the node has it.
 pub(super) fn int(node: &NodeProto, name: &str) -> Option<i64> {
     node.attribute.iter().find(|a| a.name == name).map(|a| a.i)
@@ -95,17 +105,15 @@ impl Writer {
     fn constant(&mut self, data_type: DataType, dims: &[i64], raw: &[u8]) -> String {
         let output = self.add("Constant", &[], &[]);
         if let Some(node) = self.nodes.last_mut() {
-            node.attribute.push(AttributeProto {
-                name: "value".to_owned(),
-                r#type: AttributeType::Tensor as i32,
-                t: Some(TensorProto {
+            node.attribute.push(tensor(
+                "value",
+                TensorProto {
                     dims: dims.to_vec(),
                     data_type: data_type as i32,
                     raw_data: raw.to_vec(),
                     ..TensorProto::default()
-                }),
-                ..AttributeProto::default()
-            });
+                },
+            ));
         }
         output
     }

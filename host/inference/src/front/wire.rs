@@ -41,7 +41,7 @@ impl Kind {
             (Self::Model, 7) => Self::Graph,
             (Self::Model, 20) => Self::Training,
             (Self::Model, 25) => Self::Function,
-            (Self::Graph | Self::Function, 1 | 7) => Self::Node,
+            (Self::Graph, 1) | (Self::Function, 7) => Self::Node,
             (Self::Graph, 5) | (Self::Attribute, 5 | 10) => Self::Tensor,
             (Self::Graph, 15) | (Self::Attribute, 22 | 23) => Self::SparseTensor,
             (Self::Graph, 11..=13) => Self::ValueInfo,

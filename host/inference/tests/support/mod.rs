@@ -120,7 +120,12 @@ pub fn model(graph: GraphProto) -> ModelProto {
     }
 }
 
-pub fn function(name: &str, input: &[&str], output: &[&str], node: Vec<NodeProto>) -> FunctionProto {
+pub fn function(
+    name: &str,
+    input: &[&str],
+    output: &[&str],
+    node: Vec<NodeProto>,
+) -> FunctionProto {
     FunctionProto {
         name: Some(name.to_owned()),
         domain: Some("local".to_owned()),

@@ -139,7 +139,9 @@ mod stage {
                     self.kept.push(Tensor::from_slice(&[1], &[0u8])?);
                 },
                 Attack::NanStorm => {
-                    return Ok(Tensors::new().with("out", Tensor::from_slice(&[4], &[f32::NAN; 4])?));
+                    return Ok(
+                        Tensors::new().with("out", Tensor::from_slice(&[4], &[f32::NAN; 4])?)
+                    );
                 }
                 Attack::UngrantedModel => {
                     #[cfg(feature = "model")]
