@@ -108,7 +108,9 @@ def train_trees(x, y):
         # Six digits: the sensors are whole numbers, so a threshold lies half
         # a step from the nearest standardised value.
         rounded = {
-            key: [round(v, 6) for v in value] if isinstance(value, list) else value
+            key: [round(v, 6) if isinstance(v, float) else v for v in value]
+            if isinstance(value, list)
+            else value
             for key, value in tree.items()
         }
         body = ", ".join(f"{key} = {json.dumps(value)}" for key, value in rounded.items())

@@ -139,15 +139,18 @@ fn monitor_error(e: wit::MonitorError) -> CallError {
 }
 
 type Checked<T> = (Result<T, wit::MonitorError>,);
+type Observe = TypedFunc<(ResourceAny, wit::Batch), Checked<Vec<wit::Finding>>>;
+type CloseWindow = TypedFunc<(ResourceAny,), (Vec<u8>,)>;
+type Evaluate = TypedFunc<(String, Vec<u8>, Vec<u8>), Checked<Vec<wit::Finding>>>;
 
 /// One instance of a monitor with its open session.
 struct Watch {
     spec: Arc<PreparedMonitor>,
     live: Live,
     session: ResourceAny,
-    observe: TypedFunc<(ResourceAny, wit::Batch), Checked<Vec<wit::Finding>>>,
-    close: TypedFunc<(ResourceAny,), (Vec<u8>,)>,
-    evaluate: TypedFunc<(String, Vec<u8>, Vec<u8>), Checked<Vec<wit::Finding>>>,
+    observe: Observe,
+    close: CloseWindow,
+    evaluate: Evaluate,
     batcher: Batcher,
     rows: u64,
     frames: Option<(u64, u64)>,

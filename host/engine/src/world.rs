@@ -124,7 +124,8 @@ impl World {
             });
         }
         for (name, _) in ty.imports(engine) {
-            if !self.imports(name) && !(wasi && name.starts_with("wasi:")) {
+            let granted = self.imports(name) || wasi && name.starts_with("wasi:");
+            if !granted {
                 return Err(WorldError::NotGranted { world: self, import: name.to_owned() });
             }
         }

@@ -18,27 +18,29 @@ struct Classifier {
     correct: usize,
 }
 
+/// The counts are ONNX Runtime's own on these samples; over the whole sets both
+/// image models score 24 of 25 and the keyword model 22 of 25.
 const CLASSIFIERS: [Classifier; 3] = [
     Classifier {
         model: "tiny-ic-resnet-f32",
         samples: "ic_images_u8.npy",
         labels: "ic_labels_i64.npy",
         channels_first: true,
-        correct: 12,
+        correct: 11,
     },
     Classifier {
         model: "tiny-ic-resnet-int8",
         samples: "ic_images_u8.npy",
         labels: "ic_labels_i64.npy",
         channels_first: false,
-        correct: 12,
+        correct: 11,
     },
     Classifier {
         model: "tiny-kws-dscnn-int8",
         samples: "kws_mfcc_f32.npy",
         labels: "kws_labels_i64.npy",
         channels_first: false,
-        correct: 12,
+        correct: 11,
     },
 ];
 

@@ -19,7 +19,7 @@ use headland_tensor::{ClassScore, Frame, NamedTensors, Prediction, Tensor};
 
 const MS: u64 = 1_000_000;
 const FRAMES: u64 = 24;
-const SEEDS: u64 = 3_000;
+const SEEDS: u64 = 2_000;
 
 /// SplitMix64.
 struct Rng(u64);

@@ -27,7 +27,8 @@ fn main() -> Result<(), String> {
 
 /// The column of one key, typed by the first value that is there.
 fn column(rows: &[Map<String, Value>], name: String) -> Result<Column, String> {
-    let cells: Vec<&Value> = rows.iter().map(|row| row.get(&name).unwrap_or(&Value::Null)).collect();
+    let cells: Vec<&Value> =
+        rows.iter().map(|row| row.get(&name).unwrap_or(&Value::Null)).collect();
     let is_text = cells.iter().find(|v| !v.is_null()).is_some_and(|v| v.is_string());
     let wrong = |v: &Value| format!("column `{name}`: {v} beside values of another type");
     let values = if is_text {

@@ -154,6 +154,9 @@ impl Classes {
             ));
         }
         self.activation.apply(&mut scores);
+        if let Some(s) = scores.iter().find(|s| !(**s as f32).is_finite()) {
+            return Err(format!("score {s:e} does not fit f32"));
+        }
         let label = |i: usize| self.labels.get(i).cloned().unwrap_or_else(|| i.to_string());
         let alarm = self.alarm.as_ref().map(|a| {
             let raises = |(i, &s): (usize, &f64)| s >= a.min_score && a.labels.contains(&label(i));
@@ -204,7 +207,7 @@ impl Reduce {
     pub fn apply(&self, elements: &[f64], other: &[f64]) -> Result<f64, String> {
         finite(elements)?;
         let n = elements.len() as f64;
-        Ok(match self {
+        let value = match self {
             Self::Only => match elements {
                 [only] => *only,
                 _ => return Err(format!("has {} elements where one is needed", elements.len())),
@@ -227,7 +230,8 @@ impl Reduce {
                 finite(other).map_err(|why| format!("`{name}`: {why}"))?;
                 elements.iter().zip(other).map(|(a, b)| (a - b) * (a - b)).sum::<f64>() / n
             }
-        })
+        };
+        if value.is_finite() { Ok(value) } else { Err(format!("gives {value}")) }
     }
 }
 
@@ -380,6 +384,8 @@ mod tests {
         assert_eq!(c.classify(vec![0.0, f64::NAN]).unwrap_err(), "element 1 is NaN");
         assert_eq!(c.classify(vec![f64::INFINITY, 0.0]).unwrap_err(), "element 0 is inf");
         assert_eq!(c.classify(vec![]).unwrap_err(), "has no elements");
+        let raw = classes("{}").classify(vec![1e300]).unwrap_err();
+        assert_eq!(raw, "score 1e300 does not fit f32");
         assert_eq!(
             c.classify(vec![0.0; 3]).unwrap_err(),
             "has 3 scores, the configuration has 2 labels"
@@ -400,6 +406,7 @@ mod tests {
         assert!(Reduce::Only.apply(&x, &[]).is_err());
         assert!(Reduce::Element(3).apply(&x, &[]).is_err());
         assert!(Reduce::Mean.apply(&[f64::NAN], &[]).is_err());
+        assert_eq!(Reduce::Rms.apply(&[1e300], &[]).unwrap_err(), "gives inf");
     }
 
     #[test]

@@ -39,9 +39,9 @@
 //!
 //!     fn preprocess(&mut self, _: &Frame, inputs: Tensors) -> Result<Tensors> {
 //!         let signal = inputs.get("signal")?;
-//!         let louder: Vec<f32> =
-//!             signal.to_vec::<f32>()?.iter().map(|s| s * self.gain).collect();
-//!         Ok(Tensors::new().with("input", Tensor::from_slice(&signal.shape(), &louder)?))
+//!         let mut samples = signal.elements::<f32>()?;
+//!         samples.iter_mut().for_each(|s| *s *= self.gain);
+//!         Ok(Tensors::new().with("input", Tensor::from_slice(&signal.shape(), &samples)?))
 //!     }
 //! }
 //!
@@ -79,7 +79,7 @@ pub use bindings::{
 };
 pub use error::{InferenceError, Result, StageError, TensorError};
 pub use stage::{Explainer, Model, Monitor, Postprocess, Preprocess};
-pub use tensor::{Element, Input, Tensors, decode, decode_f64};
+pub use tensor::{Element, Elements, Input, Tensors, decode, decode_f64};
 
 /// What a monitor sees and says.
 pub mod monitor {

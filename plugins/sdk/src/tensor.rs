@@ -1,6 +1,6 @@
 //! Typed reads and writes of the host's tensors.
 
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 
 use crate::{
     DType, Result, StageError, Tensor, bindings::imports::headland::pipeline::tensors::NamedTensor,
@@ -201,6 +201,47 @@ impl From<Tensors> for Vec<NamedTensor> {
     }
 }
 
+/// The elements of a tensor, read. To be used and changed as a slice.
+#[derive(Debug, Clone)]
+pub struct Elements<T>(Bytes<T>);
+
+#[derive(Debug, Clone)]
+enum Bytes<T> {
+    /// As the host wrote them: the allocator happened to align them for `T`,
+    /// as the ones we know always do.
+    Cast(Vec<u8>),
+    Copied(Vec<T>),
+}
+
+impl<T: Element> Elements<T> {
+    fn new(bytes: Vec<u8>) -> Self {
+        Self(match bytemuck::try_cast_slice::<u8, T>(&bytes) {
+            Ok(_) => Bytes::Cast(bytes),
+            Err(_) => Bytes::Copied(decode(&bytes)),
+        })
+    }
+}
+
+impl<T: Element> Deref for Elements<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match &self.0 {
+            Bytes::Cast(bytes) => bytemuck::cast_slice(bytes),
+            Bytes::Copied(elements) => elements,
+        }
+    }
+}
+
+impl<T: Element> DerefMut for Elements<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        match &mut self.0 {
+            Bytes::Cast(bytes) => bytemuck::cast_slice_mut(bytes),
+            Bytes::Copied(elements) => elements,
+        }
+    }
+}
+
 /// A tensor that a stage was given, with the name that its errors carry.
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'a> {
@@ -219,11 +260,11 @@ impl Input<'_> {
         StageError::bad_input(format!("input `{}`: {why}", self.name))
     }
 
-    /// All elements, in row-major order.
+    /// All elements, in row-major order, in the bytes that the host wrote.
     ///
     /// # Errors
     /// [`StageError::BadInput`] when `T` is not the tensor's dtype.
-    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
+    pub fn elements<T: Element>(&self) -> Result<Elements<T>> {
         let dtype = self.tensor.dtype();
         if dtype != T::DTYPE {
             return Err(self.refuse(format!(
@@ -233,7 +274,15 @@ impl Input<'_> {
                 self.tensor.shape()
             )));
         }
-        Ok(decode(&self.tensor.read()?))
+        Ok(Elements::new(self.tensor.read()?))
+    }
+
+    /// As [`Input::elements`], copied into a vector of their own.
+    ///
+    /// # Errors
+    /// [`StageError::BadInput`] when `T` is not the tensor's dtype.
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
+        Ok(self.elements()?.to_vec())
     }
 
     /// All elements of any dtype as f64, in row-major order; u64 and i64
@@ -277,6 +326,15 @@ mod tests {
         assert!(decode_f64(DType::F16, &[0x00, 0x7e])[0].is_nan());
         assert_eq!(decode_f64(DType::Bf16, &[0xc0, 0x3f]), [1.5]);
         assert_eq!(decode_f64(DType::I8, &[0xff]), [-1.0]);
+    }
+
+    #[test]
+    fn elements_are_those_of_the_bytes_wherever_they_lie() {
+        let mut elements = Elements::<f32>::new(vec![0, 0, 128, 63, 0, 0, 32, 192]);
+        elements[0] = 4.0;
+        assert_eq!(*elements, [4.0, -2.5]);
+        // Not a whole number of elements: read as far as they go.
+        assert_eq!(*Elements::<u32>::new(vec![1, 0, 0, 0, 9]), [1]);
     }
 
     #[test]

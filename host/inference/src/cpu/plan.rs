@@ -224,6 +224,9 @@ fn infer_node(
         .map_err(unsupported)?;
     let (inputs, rest) = facts.split_at(node.inputs.len());
     let (outputs, observed) = rest.split_at(node.outputs.len());
+    if matches!(&*op_name, "ConstantOfShape" | "MultiBroadcastTo" | "Reshape" | "Tile") {
+        check_sizes_given(inputs.last(), &name)?;
+    }
     let known = !inputs.is_empty() && inputs.iter().all(|fact| fact.value.is_concrete());
     let op = &mut graph.node_mut(id).op;
     if known
@@ -244,6 +247,21 @@ fn infer_node(
             .map_err(unsupported)?;
     }
     Ok(())
+}
+
+/// Refuse sizes beyond i32 where they are given as a tensor: tract would cut
+/// them to i32, and go on with what is left.
+fn check_sizes_given(fact: Option<&InferenceFact>, node: &str) -> Result<(), InferenceError> {
+    let Some(sizes) = fact.and_then(|fact| fact.value.concretize()) else { return Ok(()) };
+    let Ok(sizes) = sizes.cast_to::<i64>() else { return Ok(()) };
+    let largest: Option<i64> = bytemuck::pod_collect_to_vec(sizes.as_bytes()).into_iter().max();
+    match largest {
+        Some(size) if size > i64::from(i32::MAX) => {
+            let what = format!("a size given to {node:?}");
+            Err(InferenceError::over(what, size.unsigned_abs(), i32::MAX as u64))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn refs(facts: &[InferenceFact]) -> TVec<&InferenceFact> {
