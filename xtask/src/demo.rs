@@ -100,8 +100,13 @@ fn print_findings(example: &Example, outcome: &Outcome) {
         for f in findings {
             let (statistic, value, threshold) = &f.statistic;
             println!(
-                "  {}..={} {:<7} {} {}: {statistic} = {value:.3}, threshold {threshold:.3}. {}",
-                f.frames.0, f.frames.1, f.severity, f.check, f.feature, f.message
+                "  {:>4}..={:<4} {:<7} {:<15} {:<16} {value:>6.3}, threshold {threshold:.3}  {}",
+                f.frames.0,
+                f.frames.1,
+                f.severity,
+                f.check,
+                if f.feature.is_empty() { "(rows)" } else { &f.feature },
+                statistic.split('(').next().unwrap_or_default()
             );
         }
     }

@@ -97,8 +97,6 @@ pub struct Finding {
     pub frames: (u64, u64),
     /// The statistic with its parameters, its value and its threshold.
     pub statistic: (String, f64, f64),
-    /// One sentence.
-    pub message: String,
 }
 
 /// What a run said.
@@ -313,7 +311,6 @@ impl Finding {
             severity,
             frames: (value["frames"][0].as_u64()?, value["frames"][1].as_u64()?),
             statistic: (text("statistic")?, value["value"].as_f64()?, value["threshold"].as_f64()?),
-            message: text("message")?,
         })
     }
 }

@@ -273,7 +273,7 @@ impl Scene {
 
     fn latency_ns(&self, stage: &str, frame: u64) -> u64 {
         let h = hash(self.seed, &["latency", stage], frame);
-        let spread = if h % 20 == 0 { 200 * MS } else { 15 * MS };
+        let spread = if h.is_multiple_of(20) { 200 * MS } else { 15 * MS };
         (h >> 8) % spread
     }
 
@@ -378,7 +378,6 @@ struct Run<'a> {
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     next_event: u64,
     now: u64,
-    worker_free_at: u64,
     workers: Workers,
     running: BTreeMap<usize, (CallId, StageOutputOrFailure)>,
     last_frame: BTreeMap<usize, u64>,
@@ -408,7 +407,6 @@ impl<'a> Run<'a> {
             events: BinaryHeap::new(),
             next_event: 0,
             now: 0,
-            worker_free_at: 0,
             workers,
             running: BTreeMap::new(),
             last_frame: BTreeMap::new(),
@@ -431,7 +429,7 @@ impl<'a> Run<'a> {
         self.next_event += 1;
     }
 
-    fn to_the_end(mut self) -> Result<Record, String> {
+    fn finish(mut self) -> Result<Record, String> {
         while let Some(Reverse((at_ns, _, event))) = self.events.pop() {
             self.now = at_ns;
             match event {
@@ -683,17 +681,17 @@ impl Oracle<'_> {
 
 fn check(seed: u64) -> Result<Record, String> {
     let world = generate::world(seed);
-    let record = Run::new(&world, Workers::Many).to_the_end()?;
-    let alone = Run::new(&world.without_onlookers(), Workers::Many).to_the_end()?;
+    let record = Run::new(&world, Workers::Many).finish()?;
+    let alone = Run::new(&world.without_onlookers(), Workers::Many).finish()?;
     hold!(record.ends == alone.ends, "shadows or monitors changed something");
 
     // Once the time does not matter, neither does how much is done at once,
     // nor who looks on.
     let world = world.without_time();
-    let many = Run::new(&world, Workers::Many).to_the_end()?;
-    let one = Run::new(&world, Workers::One).to_the_end()?;
+    let many = Run::new(&world, Workers::Many).finish()?;
+    let one = Run::new(&world, Workers::One).finish()?;
     hold!(many.results() == one.results(), "one worker gives other results than many");
-    let alone = Run::new(&world.without_onlookers(), Workers::One).to_the_end()?;
+    let alone = Run::new(&world.without_onlookers(), Workers::One).finish()?;
     hold!(one.results() == alone.results(), "one worker is not alone with its work");
     Ok(record)
 }
@@ -760,7 +758,7 @@ fn random_pipelines_keep_every_promise() {
 fn a_seed_replays_exactly() {
     for seed in 0..50 {
         let world = generate::world(seed);
-        let run = || Run::new(&world, Workers::Many).to_the_end().unwrap();
+        let run = || Run::new(&world, Workers::Many).finish().unwrap();
         assert_eq!(run(), run(), "seed {seed}");
     }
 }

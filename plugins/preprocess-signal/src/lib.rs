@@ -9,6 +9,7 @@
 //! `input` (or `output`): f32, of the shape that the features say.
 
 mod config;
+mod fft;
 mod spectrum;
 mod wav;
 
@@ -16,6 +17,7 @@ pub use config::{
     Config, Features, Frames, Layout, Log, LogBase, Mel, MelNorm, MelScale, Statistic, Values,
     Window,
 };
+use fft::Fft;
 use headland_sdk::{DType, Frame, Input, Preprocess, Result, StageError, Tensor, Tensors};
 use spectrum::{MelBank, Stft, strongest_bin};
 pub use wav::read as read_wav;
@@ -25,10 +27,28 @@ pub type Channels = Vec<Vec<f32>>;
 
 enum Plan {
     Waveform,
-    Spectrogram { stft: Stft, values: Values, log: Option<Log>, layout: Layout },
-    LogMel { stft: Stft, bank: MelBank, log: Log, layout: Layout },
-    Summary(Vec<Statistic>),
+    Spectrogram {
+        stft: Stft,
+        values: Values,
+        log: Option<Log>,
+        layout: Layout,
+    },
+    LogMel {
+        stft: Stft,
+        bank: MelBank,
+        log: Log,
+        layout: Layout,
+    },
+    /// With the transform of the length that came last.
+    Summary {
+        statistics: Vec<Statistic>,
+        fft: Option<Fft>,
+    },
 }
+
+/// The most samples whose peak frequency is looked for: a second at 192 kHz,
+/// and 40 MB of work.
+const MAX_PEAK_SAMPLES: usize = 1 << 18;
 
 /// The stage.
 pub struct Signal {
@@ -56,7 +76,7 @@ impl Signal {
                 log,
                 layout,
             },
-            Features::Summary { statistics } => Plan::Summary(statistics),
+            Features::Summary { statistics } => Plan::Summary { statistics, fft: None },
         };
         let history = vec![0.0; config.history_samples.unwrap_or(0) as usize];
         Ok(Self { config, plan, history })
@@ -97,11 +117,11 @@ impl Signal {
         Ok(one.clone())
     }
 
-    fn of(&self, samples: Vec<f32>) -> Result<(Vec<u32>, Vec<f32>), String> {
+    fn of(&mut self, samples: Vec<f32>) -> Result<(Vec<u32>, Vec<f32>), String> {
         if samples.is_empty() {
             return Err("has no samples".to_owned());
         }
-        match &self.plan {
+        match &mut self.plan {
             Plan::Waveform => Ok((vec![1, samples.len() as u32], samples)),
             Plan::Spectrogram { stft, values, log, layout } => {
                 let mut spectra = stft.spectra(&samples, *values)?;
@@ -115,10 +135,13 @@ impl Signal {
                 log.apply(&mut mels);
                 Ok(lay_out(mels, bank.filters(), *layout))
             }
-            Plan::Summary(statistics) => {
+            Plan::Summary { statistics, fft } => {
                 let rate = self.config.sample_rate_hz;
-                let numbers = statistics.iter().map(|s| s.of(&samples, rate) as f32).collect();
-                Ok((vec![1, statistics.len() as u32], numbers))
+                let numbers: Vec<f32> = statistics
+                    .iter()
+                    .map(|statistic| Ok(statistic.of(&samples, rate, fft)? as f32))
+                    .collect::<Result<_, String>>()?;
+                Ok((vec![1, numbers.len() as u32], numbers))
             }
         }
     }
@@ -137,9 +160,33 @@ fn lay_out(values: Vec<f32>, bins: usize, layout: Layout) -> (Vec<u32>, Vec<f32>
     }
 }
 
+/// The frequency of the strongest bin, in Hz.
+fn peak_frequency(
+    samples: &[f32],
+    sample_rate_hz: f64,
+    fft: &mut Option<Fft>,
+) -> Result<f64, String> {
+    if samples.len() > MAX_PEAK_SAMPLES {
+        return Err(format!(
+            "has {} samples, a peak frequency is looked for in at most {MAX_PEAK_SAMPLES}",
+            samples.len()
+        ));
+    }
+    let fft = match fft {
+        Some(fft) if fft.len() == samples.len() => fft,
+        other => other.insert(Fft::new(samples.len())),
+    };
+    Ok(strongest_bin(samples, fft) as f64 * sample_rate_hz / samples.len() as f64)
+}
+
 impl Statistic {
     /// The number, of at least one sample.
-    pub fn of(self, samples: &[f32], sample_rate_hz: f64) -> f64 {
+    fn of(
+        self,
+        samples: &[f32],
+        sample_rate_hz: f64,
+        fft: &mut Option<Fft>,
+    ) -> Result<f64, String> {
         let n = samples.len() as f64;
         let all = || samples.iter().map(|&s| f64::from(s));
         let mean = all().sum::<f64>() / n;
@@ -147,7 +194,7 @@ impl Statistic {
         let rms = (all().map(|s| s * s).sum::<f64>() / n).sqrt();
         let peak = all().map(f64::abs).fold(0.0, f64::max);
         let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
-        match self {
+        Ok(match self {
             Self::Mean => mean,
             Self::Rms => rms,
             Self::Std => moment(2).sqrt(),
@@ -158,8 +205,8 @@ impl Statistic {
             Self::CrestFactor => ratio(peak, rms),
             Self::Skewness => ratio(moment(3), moment(2).powf(1.5)),
             Self::Kurtosis => ratio(moment(4), moment(2).powi(2)),
-            Self::PeakFrequency => strongest_bin(samples) as f64 * sample_rate_hz / n,
-        }
+            Self::PeakFrequency => return peak_frequency(samples, sample_rate_hz, fft),
+        })
     }
 }
 

@@ -1,20 +1,20 @@
 //! Windows, spectra and mel filter banks.
 
-use std::{f64::consts::TAU, sync::Arc};
+use std::f64::consts::TAU;
 
-use realfft::{RealFftPlanner, RealToComplex};
-
-use crate::config::{Frames, Log, LogBase, Mel, MelNorm, MelScale, Values, Window};
+use crate::{
+    config::{Frames, Log, LogBase, Mel, MelNorm, MelScale, Values, Window},
+    fft::Fft,
+};
 
 /// More would not leave a model room in a component's memory.
 const MAX_ELEMENTS: usize = 1 << 22;
 
 impl Window {
     /// The window of `n` samples.
-    pub fn samples(self, n: usize) -> Vec<f32> {
-        let raised_cosine = |a: f64| {
-            (0..n).map(|i| (a - (1.0 - a) * (TAU * i as f64 / n as f64).cos()) as f32).collect()
-        };
+    pub fn samples(self, n: usize) -> Vec<f64> {
+        let raised_cosine =
+            |a: f64| (0..n).map(|i| a - (1.0 - a) * (TAU * i as f64 / n as f64).cos()).collect();
         match self {
             Self::Hann => raised_cosine(0.5),
             Self::Hamming => raised_cosine(0.54),
@@ -40,8 +40,8 @@ impl Log {
 /// The short-time Fourier transform of one configuration.
 pub struct Stft {
     frames: Frames,
-    window: Vec<f32>,
-    fft: Arc<dyn RealToComplex<f32>>,
+    window: Vec<f64>,
+    fft: Fft,
 }
 
 impl Stft {
@@ -50,7 +50,7 @@ impl Stft {
         Self {
             frames,
             window: frames.window.samples(frames.length as usize),
-            fft: RealFftPlanner::new().plan_fft_forward(frames.fft_len()),
+            fft: Fft::new(frames.fft_len()),
         }
     }
 
@@ -63,7 +63,7 @@ impl Stft {
     ///
     /// # Errors
     /// That there are too few samples for one frame, or too many for memory.
-    pub fn spectra(&self, samples: &[f32], values: Values) -> Result<Vec<f32>, String> {
+    pub fn spectra(&mut self, samples: &[f32], values: Values) -> Result<Vec<f32>, String> {
         let (length, hop) = (self.frames.length as usize, self.frames.hop as usize);
         let padded;
         let samples = if self.frames.centre {
@@ -80,19 +80,12 @@ impl Stft {
         if count * self.bins() > MAX_ELEMENTS {
             return Err(format!("{count} frames of {} bins are too many", self.bins()));
         }
-        let mut input = self.fft.make_input_vec();
-        let mut output = self.fft.make_output_vec();
-        let mut scratch = self.fft.make_scratch_vec();
         let mut spectra = Vec::with_capacity(count * self.bins());
         for frame in samples.windows(length).step_by(hop) {
-            input.fill(0.0);
-            input.iter_mut().zip(frame.iter().zip(&self.window)).for_each(|(i, (s, w))| *i = s * w);
-            self.fft
-                .process_with_scratch(&mut input, &mut output, &mut scratch)
-                .map_err(|e| e.to_string())?;
-            spectra.extend(output.iter().map(|c| match values {
-                Values::Magnitude => c.norm_sqr().sqrt(),
-                Values::Power => c.norm_sqr(),
+            let windowed = frame.iter().zip(&self.window).map(|(&s, w)| f64::from(s) * w);
+            spectra.extend(self.fft.powers(windowed).map(|power| match values {
+                Values::Magnitude => power.sqrt() as f32,
+                Values::Power => power as f32,
             }));
         }
         Ok(spectra)
@@ -100,16 +93,13 @@ impl Stft {
 }
 
 /// The index of the strongest bin of all samples less their mean; 0 when they
-/// are constant.
-pub fn strongest_bin(samples: &[f32]) -> usize {
+/// are constant. `fft` is of as many samples.
+pub fn strongest_bin(samples: &[f32], fft: &mut Fft) -> usize {
     let mean = samples.iter().map(|&s| f64::from(s)).sum::<f64>() / samples.len() as f64;
-    let fft = RealFftPlanner::<f32>::new().plan_fft_forward(samples.len());
-    let mut input: Vec<f32> = samples.iter().map(|s| (f64::from(*s) - mean) as f32).collect();
-    let mut output = fft.make_output_vec();
-    if input.iter().all(|s| *s == 0.0) || fft.process(&mut input, &mut output).is_err() {
+    if samples.iter().all(|s| *s == samples[0]) {
         return 0;
     }
-    let powers = output.iter().map(|c| c.norm_sqr()).enumerate();
+    let powers = fft.powers(samples.iter().map(|&s| f64::from(s) - mean)).enumerate();
     powers.skip(1).max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0))).map_or(0, |(i, _)| i)
 }
 

@@ -78,6 +78,14 @@ fn nan_storm_and_short_signals_are_refused_and_not_remembered() {
     assert_eq!(error, "has 7 samples, a frame needs 8");
 }
 
+#[test]
+fn memory_bomb_of_a_long_transform_is_refused() {
+    let mut stage = stage(&json!({"sample-rate-hz": 10, "features":
+        {"kind": "summary", "statistics": ["peak-frequency"]}}));
+    let error = stage.features(&vec![vec![0.0; 300_000]]).unwrap_err();
+    assert!(error.starts_with("has 300000 samples, "), "{error}");
+}
+
 /// A hop of one over wide frames would take gigabytes.
 #[test]
 fn memory_bomb_of_overlapping_frames_is_refused() {

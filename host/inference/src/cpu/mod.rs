@@ -6,6 +6,7 @@
 
 mod branch;
 mod plan;
+mod quantize;
 mod tensor;
 
 use std::{
@@ -36,6 +37,7 @@ impl Executor for CpuExecutor {
         let (mut proto, info) = front::open(onnx, limits)?;
         let mut tract = tract_onnx::onnx().with_ignore_value_info(true);
         tract.op_register.insert("If", branch::build);
+        tract.op_register.insert("QuantizeLinear", quantize::build);
         for value in info.inputs.iter().chain(&info.outputs) {
             tensor::check_dtype(value)?;
         }
