@@ -91,5 +91,4 @@ exported! { attributor: "
 exported! { monitoring: "
     package headland:sdk-monitoring;
     world monitoring { export headland:pipeline/monitoring@0.1.0; }",
-    "headland:pipeline/types@0.1.0": crate::bindings::imports::headland::pipeline::types,
 }

@@ -8,8 +8,6 @@ use tract_onnx::tract_hir::{
         OutletId, TValue, TVec, ToDim, TypedModel, TypedRunnableModel,
     },
     ops::konst::Const,
-    tract_core::ops::nn::{Reduce, Reducer},
-    tract_num_traits::Zero,
 };
 
 use std::sync::Arc;
@@ -238,6 +236,12 @@ fn infer_node(
     let (inputs, outputs, observed) =
         op.infer(refs(inputs), refs(outputs), refs(observed)).map_err(unsupported)?;
     outputs.iter().try_for_each(|fact| check_size(fact, &name, limits))?;
+    if op_name.starts_with("Reduce") && inputs.iter().any(is_empty) && outputs.iter().any(is_limit)
+    {
+        // ONNX asks for an infinity here, and tract gives the largest number.
+        let reason = "the CPU executor cannot take the extreme of no elements";
+        return Err(InferenceError::unsupported(op_name, name, reason));
+    }
     for (outlet, fact) in outlets.into_iter().zip(inputs.into_iter().chain(outputs).chain(observed))
     {
         graph
@@ -262,6 +266,25 @@ fn check_sizes_given(fact: Option<&InferenceFact>, node: &str) -> Result<(), Inf
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a tensor is known to have no elements.
+fn is_empty(fact: &InferenceFact) -> bool {
+    let dims = fact.shape.concretize().unwrap_or_default();
+    dims.iter().any(|dim| dim.to_i64().is_ok_and(|dim| dim == 0))
+}
+
+/// Whether a tensor is known to hold the largest finite float, or the smallest.
+fn is_limit(fact: &InferenceFact) -> bool {
+    let limit = match fact.datum_type.concretize() {
+        Some(DatumType::F16) => 65_504.0,
+        Some(DatumType::F32) => f64::from(f32::MAX),
+        Some(DatumType::F64) => f64::MAX,
+        _ => return false,
+    };
+    let Some(value) = fact.value.concretize() else { return false };
+    let Ok(value) = value.cast_to::<f64>() else { return false };
+    bytemuck::pod_collect_to_vec::<u8, f64>(value.as_bytes()).iter().any(|v| v.abs() == limit)
 }
 
 fn refs(facts: &[InferenceFact]) -> TVec<&InferenceFact> {
@@ -291,7 +314,6 @@ fn compile(
     let unsupported = |e| refused("graph", "", &e);
     let typed: TypedModel = graph.into_typed().map_err(unsupported)?;
     check_memory(&typed, limits)?;
-    check_extremes(&typed)?;
     typed.into_optimized().and_then(|m| m.into_runnable()).map_err(unsupported)
 }
 
@@ -326,24 +348,6 @@ fn check_memory(model: &TypedModel, limits: &LoadLimits) -> Result<(), Inference
             if readers[input.node] == 0 && !model.outputs.iter().any(|o| o.node == input.node) {
                 live = live.saturating_sub(sizes[input.node]);
             }
-        }
-    }
-    Ok(())
-}
-
-/// Refuse the largest and smallest of no elements: ONNX asks for an infinity,
-/// and tract gives the largest finite number.
-fn check_extremes(model: &TypedModel) -> Result<(), InferenceError> {
-    for node in model.nodes() {
-        let Some(reduce) = node.op_as::<Reduce>() else { continue };
-        let extreme = matches!(reduce.reducer, Reducer::Max | Reducer::Min);
-        let empty = node
-            .inputs
-            .iter()
-            .any(|&input| model.outlet_fact(input).is_ok_and(|f| f.shape.volume().is_zero()));
-        if extreme && empty {
-            let reason = "the CPU executor cannot take the extreme of no elements";
-            return Err(InferenceError::unsupported(node.op.name(), &node.name, reason));
         }
     }
     Ok(())
