@@ -236,12 +236,6 @@ fn infer_node(
     let (inputs, outputs, observed) =
         op.infer(refs(inputs), refs(outputs), refs(observed)).map_err(unsupported)?;
     outputs.iter().try_for_each(|fact| check_size(fact, &name, limits))?;
-    if op_name.starts_with("Reduce") && inputs.iter().any(is_empty) && outputs.iter().any(is_limit)
-    {
-        // ONNX asks for an infinity here, and tract gives the largest number.
-        let reason = "the CPU executor cannot take the extreme of no elements";
-        return Err(InferenceError::unsupported(op_name, name, reason));
-    }
     for (outlet, fact) in outlets.into_iter().zip(inputs.into_iter().chain(outputs).chain(observed))
     {
         graph
@@ -266,25 +260,6 @@ fn check_sizes_given(fact: Option<&InferenceFact>, node: &str) -> Result<(), Inf
         }
         _ => Ok(()),
     }
-}
-
-/// Whether a tensor is known to have no elements.
-fn is_empty(fact: &InferenceFact) -> bool {
-    let dims = fact.shape.concretize().unwrap_or_default();
-    dims.iter().any(|dim| dim.to_i64().is_ok_and(|dim| dim == 0))
-}
-
-/// Whether a tensor is known to hold the largest finite float, or the smallest.
-fn is_limit(fact: &InferenceFact) -> bool {
-    let limit = match fact.datum_type.concretize() {
-        Some(DatumType::F16) => 65_504.0,
-        Some(DatumType::F32) => f64::from(f32::MAX),
-        Some(DatumType::F64) => f64::MAX,
-        _ => return false,
-    };
-    let Some(value) = fact.value.concretize() else { return false };
-    let Ok(value) = value.cast_to::<f64>() else { return false };
-    bytemuck::pod_collect_to_vec::<u8, f64>(value.as_bytes()).iter().any(|v| v.abs() == limit)
 }
 
 fn refs(facts: &[InferenceFact]) -> TVec<&InferenceFact> {
