@@ -4,6 +4,7 @@
 // What it prints is what it is for.
 #![allow(clippy::print_stdout)]
 
+mod authors;
 mod bench;
 mod ci;
 mod demo;

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use headland_inference::{CpuExecutor, InferenceError, LoadLimits, Model, ModelSet};
+use headland_inference::{CpuExecutor, Dimension, InferenceError, LoadLimits, Model, ModelSet};
 use headland_package::{HostPolicy, Package, PackageInfo, Role, Verified};
 use headland_pipeline::{Device, Graph, GraphError, PipelineSpec, SpecError, StageKind};
-use headland_tensor::Limits;
+use headland_tensor::{Limits, NamedTensors, Shape, Tensor};
 use serde::Serialize;
 
 use crate::{
@@ -144,9 +144,12 @@ impl Loader<'_> {
             return Ok(model);
         }
         let bytes = self.entry(user, Role::Model, "model", name)?;
-        self.models
+        let model = self
+            .models
             .load(name, &self.executor, &bytes, &LoadLimits::default())
-            .map_err(|source| LoadError::Model { model: name.to_owned(), source })
+            .map_err(|source| LoadError::Model { model: name.to_owned(), source })?;
+        warm_up(&*model);
+        Ok(model)
     }
 
     fn component(
@@ -168,6 +171,32 @@ impl Loader<'_> {
             LoadError::Component { user: user.to_owned(), component: component.to_owned(), source }
         })
     }
+}
+
+/// Run a model once on zeros, with 1 for each size that it leaves open, so
+/// that it is planned before the first frame. A model that cannot run on that
+/// says so when it is given something real.
+fn warm_up(model: &dyn Model) {
+    const MAX_BYTES: usize = 16 << 20;
+    let mut inputs = NamedTensors::new();
+    let mut left_bytes = MAX_BYTES;
+    for input in &model.info().inputs {
+        let sizes: Vec<u32> = input
+            .shape
+            .iter()
+            .map(|d| match d {
+                Dimension::Fixed(n) => *n,
+                Dimension::Symbolic(_) => 1,
+            })
+            .collect();
+        let Ok(shape) = Shape::new(sizes) else { return };
+        let bytes = shape.element_count().saturating_mul(input.dtype.size_bytes());
+        let Some(left) = left_bytes.checked_sub(bytes) else { return };
+        left_bytes = left;
+        let Ok(zeros) = Tensor::new(input.dtype, shape, vec![0; bytes]) else { return };
+        inputs.push((input.name.clone(), zeros));
+    }
+    let _ = model.run(&inputs);
 }
 
 impl Engine {

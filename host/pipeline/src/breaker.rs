@@ -51,7 +51,8 @@ impl Breaker {
 
     pub(crate) fn failed(&mut self, now_ns: u64) {
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
-        if self.state == BreakerState::HalfOpen || self.failures_in_a_row >= self.spec.failures {
+        // Only a success resets the count, so a failed trial is over it, too.
+        if self.failures_in_a_row >= self.spec.failures {
             self.state = BreakerState::Open;
             let open_ns = self.spec.open_ms.saturating_mul(1_000_000);
             self.open_until_ns = now_ns.saturating_add(open_ns);

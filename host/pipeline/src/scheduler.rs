@@ -388,9 +388,8 @@ struct Stages {
 
 impl Stages {
     /// Do for a frame what needs no call: skip what was routed away, run
-    /// routers and combiners. `ahead` are the stages that an earlier frame
-    /// may still call.
-    fn settle(&mut self, flight: &mut Flight, scope: StageSet, ahead: StageSet) {
+    /// routers and combiners.
+    fn settle(&mut self, flight: &mut Flight, scope: StageSet) {
         let graph = Arc::clone(&self.graph);
         loop {
             let mut changed = false;
@@ -403,7 +402,7 @@ impl Stages {
                     Readiness::Skip => flight.slots[stage] = Slot::Skipped,
                     Readiness::Failed => flight.slots[stage] = Slot::Failed,
                     Readiness::Ready => {
-                        if ahead.contains(stage) || graph.stages()[stage].is_invoked() {
+                        if graph.stages()[stage].is_invoked() {
                             continue;
                         }
                         self.run_inside(&graph, flight, stage);
@@ -445,7 +444,8 @@ impl Stages {
         }
     }
 
-    /// Call the first stage of a frame that can be called.
+    /// Call the first stage of a frame that can be called. `ahead` are the
+    /// stages that an earlier frame may still call.
     fn start(&mut self, flight: &mut Flight, scope: StageSet, ahead: StageSet) -> Start {
         let graph = Arc::clone(&self.graph);
         let callable = scope.minus(ahead).minus(self.busy);
@@ -856,18 +856,16 @@ impl Scheduler {
 
     /// Bring every frame as far as it gets without a call.
     fn settle_main(&mut self) {
-        let graph = Arc::clone(&self.stages.graph);
-        let mut ahead = StageSet::default();
+        let Graph { main, output, .. } = *self.stages.graph;
         let mut at = 0;
         while at < self.flights.len() {
             let flight = &mut self.flights[at];
-            self.stages.settle(flight, graph.main, ahead);
+            self.stages.settle(flight, main);
             if let Some(reason) = flight.dropped.take() {
                 self.finish(at, Err(reason));
-            } else if let Some(output) = flight.output(graph.output).cloned() {
+            } else if let Some(output) = flight.output(output).cloned() {
                 self.finish(at, Ok(output));
             } else {
-                ahead = ahead.union(flight.ahead(&graph, graph.main));
                 at += 1;
             }
         }
@@ -1072,7 +1070,7 @@ impl Scheduler {
         for aftermath in self.aftermaths.range_mut(..up_to) {
             let flight = &mut aftermath.flight;
             let before = flight.ahead(&graph, graph.shadows);
-            self.stages.settle(flight, graph.shadows, ahead);
+            self.stages.settle(flight, graph.shadows);
             match self.stages.start(flight, graph.shadows, ahead) {
                 Start::Nothing => {}
                 started => return started,

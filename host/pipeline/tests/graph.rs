@@ -312,6 +312,16 @@ mod fallbacks {
             "first = { inputs = ['source'] }",
         ])
         .unwrap();
+        // The last takes what ran before the first of the chain, which those
+        // in between do not take.
+        graph(&[
+            PRE,
+            OUT,
+            "spare = { inputs = ['source'], fallback = 'third' }",
+            "third = { inputs = ['source'], fallback = 'last' }",
+            "last = { inputs = ['pre'] }",
+        ])
+        .unwrap();
     }
 
     #[test]
