@@ -64,7 +64,12 @@ pub fn checks(workspace: &Workspace, judges: &Presence, tally: &mut Tally) -> Re
 
 /// Type the README's commands in `project`, and look for `said` in what they
 /// say.
-fn follow_readme(workspace: &Workspace, project: &Path, env: &[(&str, &Path)], said: &str) -> Result<()> {
+fn follow_readme(
+    workspace: &Workspace,
+    project: &Path,
+    env: &[(&str, &Path)],
+    said: &str,
+) -> Result<()> {
     let readme = fs::read_to_string(project.join("README.md"))?;
     // What pip installs is in the judges' environment already.
     let commands: String = shell_blocks(&readme, "```sh")
@@ -97,7 +102,8 @@ fn blocking_call_is_cut_off(workspace: &Workspace, project: &Path) -> Result<()>
     let honest = fs::read_to_string(&source)?;
     let first = "        if len(inputs) != 1:";
     ensure!(honest.contains(first), "top_class.py has changed; this check needs to follow");
-    let sleepy = honest.replace(first, &format!("        import time\n        time.sleep(900)\n{first}"));
+    let sleepy =
+        honest.replace(first, &format!("        import time\n        time.sleep(900)\n{first}"));
     fs::write(&source, sleepy)?;
     for file in ["key.pem", "key.pub.pem", "trust.toml"] {
         fs::remove_file(project.join("build").join(file))?;

@@ -48,7 +48,6 @@ fn workspace_tests(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
         finish(
             Command::new(cargo())
                 .args(["test", "--release", "--workspace", "--no-fail-fast"])
-                .env("HEADLAND_PYTHON", python(workspace))
                 .current_dir(&workspace.root),
         )
     })?;
@@ -179,7 +178,9 @@ fn ask_judges(workspace: &Workspace, tally: &mut Tally) {
     });
     let judge = |script: &str| {
         let mut command = Command::new(python(workspace));
-        command.arg(workspace.root.join("host/inference/tests").join(script)).arg(workspace.headland());
+        command
+            .arg(workspace.root.join("host/inference/tests").join(script))
+            .arg(workspace.headland());
         command
     };
     tally.check("ONNX's node tests: none of the list has stopped passing", || {

@@ -51,7 +51,8 @@ fn hex(bytes: &[u8]) -> String {
 
 impl CodeCache {
     /// Open the cache in `folder`, making folder and key when they are not
-    /// there. Both are for this user alone.
+    /// there. A folder that others can write, or a key that others can read
+    /// or made, would let them have code run here: both are refused.
     pub(crate) fn open(folder: &Path) -> io::Result<Self> {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true);
@@ -59,21 +60,15 @@ impl CodeCache {
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(folder)?;
         let path = folder.join(KEY_FILE);
-        let read = |path: &Path| -> io::Result<Option<[u8; 32]>> {
-            match fs::read(path) {
-                Ok(k) => Ok(k.try_into().ok()),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-                Err(e) => Err(e),
-            }
-        };
-        if let Some(key) = read(&path)? {
-            return Ok(Self { folder: folder.to_owned(), key });
+        if !path.exists() {
+            let mut key = [0u8; 32];
+            getrandom::fill(&mut key).map_err(|e| io::Error::other(e.to_string()))?;
+            write_atomically(&path, &[&key])?;
         }
-        let mut key = [0u8; 32];
-        getrandom::fill(&mut key).map_err(|e| io::Error::other(e.to_string()))?;
-        write_atomically(&path, &[&key])?;
         // Of two that start at once the later rename wins: read what stands.
-        let key = read(&path)?.unwrap_or(key);
+        check_owner(folder, &path)?;
+        let key = fs::read(&path)?;
+        let key = key.try_into().map_err(|_| refused(&path, "it is not of 32 bytes; remove it"))?;
         Ok(Self { folder: folder.to_owned(), key })
     }
 
@@ -126,14 +121,15 @@ impl CodeCache {
     }
 
     /// Remove entries, the oldest first, until `wanted_bytes` more fit. Left
-    /// over temporary files count as entries.
+    /// over temporary files count as entries; files of other names are not
+    /// ours to remove.
     fn make_room(&self, wanted_bytes: u64, limit_bytes: u64) -> io::Result<()> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
             // One that is gone by now was removed by another process.
             let Ok(meta) = entry.metadata() else { continue };
-            if meta.is_file() && entry.file_name() != KEY_FILE {
+            if meta.is_file() && is_entry(Path::new(&entry.file_name())) {
                 entries.push((meta.modified()?, meta.len(), entry.path()));
             }
         }
@@ -143,11 +139,53 @@ impl CodeCache {
             if total_bytes.saturating_add(wanted_bytes) <= limit_bytes {
                 break;
             }
-            fs::remove_file(path)?;
-            total_bytes -= len;
+            match fs::remove_file(path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => total_bytes -= len,
+            }
         }
         Ok(())
     }
+}
+
+/// Whether a file's name is one that this cache gives: a digest, then
+/// `.cwasm` or what [`write_atomically`] makes of it.
+fn is_entry(name: &Path) -> bool {
+    let extension = name.extension().and_then(|e| e.to_str());
+    let name = name.to_str().unwrap_or_default();
+    let digest = name.split('.').next().unwrap_or_default();
+    let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+    digest.len() == 64 && digest.chars().all(hex) && matches!(extension, Some("cwasm" | "tmp"))
+}
+
+fn refused(path: &Path, why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, format!("{}: {why}", path.display()))
+}
+
+/// Refuse a folder or key that somebody else has a hand in.
+#[cfg(unix)]
+fn check_owner(folder: &Path, key: &Path) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    // The user that this process runs as is the one that its files are of.
+    let probe = folder.join(format!("probe.{}.tmp", std::process::id()));
+    write_atomically(&probe, &[])?;
+    let own = fs::symlink_metadata(&probe).map(|m| m.uid());
+    fs::remove_file(&probe)?;
+    let own = own?;
+    let (f, k) = (fs::symlink_metadata(folder)?, fs::symlink_metadata(key)?);
+    if !f.is_dir() || f.uid() != own || f.mode() & 0o022 != 0 {
+        return Err(refused(folder, "it must be a folder of this user that nobody else can write"));
+    }
+    if !k.is_file() || k.uid() != own || k.mode() & 0o077 != 0 {
+        return Err(refused(key, "it must be a file of this user that nobody else can read"));
+    }
+    Ok(())
+}
+
+/// Elsewhere a folder in the user's own profile is that user's by default.
+#[cfg(not(unix))]
+fn check_owner(_: &Path, _: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 /// Write a file under another name, then rename it into place.
@@ -225,20 +263,41 @@ mod tests {
     }
 
     #[test]
-    fn oldest_entries_make_room_and_the_key_stays() {
+    fn oldest_entries_make_room_and_foreign_files_stay() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = CodeCache::open(folder.path()).unwrap();
+        let cache = CodeCache::open(&folder.path().join("code")).unwrap();
         let day = std::time::Duration::from_secs(86_400);
-        for (i, name) in ["old", "middle", "new"].into_iter().enumerate() {
-            let file = fs::File::create(folder.path().join(name)).unwrap();
+        let entry = |c: &str, extension: &str| format!("{}.{extension}", c.repeat(64));
+        let (old, middle, new) = (entry("a", "cwasm"), entry("b", "7-0.tmp"), entry("c", "cwasm"));
+        let names = ["holiday.mp4", &old, &middle, &new];
+        for (i, name) in names.into_iter().enumerate() {
+            let file = fs::File::create(cache.folder.join(name)).unwrap();
             file.set_len(100).unwrap();
             file.set_modified(std::time::UNIX_EPOCH + day * (i as u32 + 1)).unwrap();
         }
-        cache.make_room(100, 300).unwrap();
-        let left = |n: &str| folder.path().join(n).exists();
-        assert_eq!(
-            (left("old"), left("middle"), left("new"), left(KEY_FILE)),
-            (false, true, true, true)
+        cache.make_room(100, 200).unwrap();
+        let left = names.map(|n| cache.folder.join(n).exists());
+        assert_eq!(left, [true, false, false, true]);
+        assert!(cache.folder.join(KEY_FILE).exists());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn key_that_others_can_read_and_folder_that_others_can_write_are_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let code = folder.path().join("code");
+        CodeCache::open(&code).unwrap();
+        let set =
+            |p: &Path, mode| fs::set_permissions(p, fs::Permissions::from_mode(mode)).unwrap();
+        set(&code.join(KEY_FILE), 0o644);
+        assert!(
+            CodeCache::open(&code).is_err_and(|e| e.to_string().contains("nobody else can read"))
+        );
+        set(&code.join(KEY_FILE), 0o600);
+        set(&code, 0o777);
+        assert!(
+            CodeCache::open(&code).is_err_and(|e| e.to_string().contains("nobody else can write"))
         );
     }
 

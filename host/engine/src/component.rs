@@ -19,9 +19,16 @@ use crate::{
     CompileError, Engine,
     bindings::{tensors::NamedTensor, types},
     engine::TICK,
-    host::{self, Copies, LimitHit, StageState},
+    host::{self, Copies, LimitHit, StageState, clip},
+    schema,
     world::{World, WorldError},
 };
+
+/// The longest name of a tensor, in bytes.
+const MAX_NAME_BYTES: usize = 256;
+
+/// Classes, detections or values in one prediction.
+const MAX_ITEMS: usize = 65_536;
 
 /// What a component says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +81,9 @@ pub enum CallError {
     /// The component said no.
     #[error("{0}")]
     Refused(String),
+    /// The component gave more than anything could use.
+    #[error("bad output: {0}")]
+    BadOutput(String),
     /// The component ran into one of its limits.
     #[error("{0}")]
     Limit(LimitHit),
@@ -100,6 +110,7 @@ impl From<CallError> for StageFailure {
         let kind = match e {
             CallError::BadInput(_) => FailureKind::BadInput,
             CallError::Refused(_) => FailureKind::Refused,
+            CallError::BadOutput(_) => FailureKind::BadOutput,
             CallError::Limit(_) | CallError::Stack(_) => FailureKind::Limit,
             CallError::Timeout(_) => FailureKind::Timeout,
             CallError::Trap(_) => FailureKind::Trap,
@@ -111,12 +122,14 @@ impl From<CallError> for StageFailure {
 impl From<types::StageError> for CallError {
     fn from(e: types::StageError) -> Self {
         match e {
-            types::StageError::BadConfig(m) => Self::Refused(format!("bad configuration: {m}")),
-            types::StageError::BadInput(m) => Self::BadInput(m),
-            types::StageError::InferenceFailed(m) => {
-                Self::Refused(format!("inference failed: {m}"))
+            types::StageError::BadConfig(m) => {
+                Self::Refused(format!("bad configuration: {}", clip(&m)))
             }
-            types::StageError::Failed(m) => Self::Refused(m),
+            types::StageError::BadInput(m) => Self::BadInput(clip(&m)),
+            types::StageError::InferenceFailed(m) => {
+                Self::Refused(format!("inference failed: {}", clip(&m)))
+            }
+            types::StageError::Failed(m) => Self::Refused(clip(&m)),
         }
     }
 }
@@ -150,15 +163,7 @@ impl Prepared {
     ) -> Result<Self, ComponentError> {
         let prepared = Self::link(engine, component, Some(world), grants, config.to_string())?;
         let schema = prepared.describe()?.config_schema;
-        let validator = jsonschema::validator_for(&schema)
-            .map_err(|e| ComponentError::Schema(e.to_string()))?;
-        let wrong: Vec<String> = validator
-            .iter_errors(config)
-            .map(|e| match e.instance_path().to_string() {
-                path if path.is_empty() => e.to_string(),
-                path => format!("{path}: {e}"),
-            })
-            .collect();
+        let wrong = schema::check(&schema, config).map_err(ComponentError::Schema)?;
         if !wrong.is_empty() {
             return Err(ComponentError::Config(wrong));
         }
@@ -200,9 +205,14 @@ impl Prepared {
         let d = instance
             .export::<(), (types::Description,)>("headland:pipeline/component@0.1.0", "describe")?;
         let (d,) = instance.call(&d, ()).map_err(ComponentError::Describe)?;
-        let config_schema = serde_json::from_str(&d.config_schema)
-            .map_err(|e| ComponentError::Schema(e.to_string()))?;
-        Ok(Description { name: d.name, version: d.version, summary: d.summary, config_schema })
+        let config_schema =
+            schema::parse(&d.config_schema).map_err(|e| ComponentError::Schema(e.to_string()))?;
+        Ok(Description {
+            name: clip(&d.name),
+            version: clip(&d.version),
+            summary: clip(&d.summary),
+            config_schema,
+        })
     }
 }
 
@@ -339,20 +349,6 @@ impl Live {
     pub(crate) fn state(&mut self) -> &mut StageState {
         self.store.data_mut()
     }
-
-    /// Release a resource of the component.
-    pub(crate) fn drop_resource(
-        &mut self,
-        resource: wasmtime::component::ResourceAny,
-    ) -> Result<(), CallError> {
-        let result = match &self.drive {
-            Drive::Direct => resource.resource_drop(&mut self.store),
-            Drive::Fiber(runtime) => {
-                runtime.block_on(resource.resource_drop_async(&mut self.store))
-            }
-        };
-        result.map_err(|e| classify(&mut self.store, e, &self.limits, self.stack_bytes))
-    }
 }
 
 /// Ticks after which `time_ms` have surely passed.
@@ -466,7 +462,10 @@ impl Ready {
     }
 
     fn run(&mut self, frame: &Frame, inputs: NamedTensors) -> Result<StageOutput, CallError> {
-        let given = |e: wasmtime::Error| CallError::Trap(format!("{e:#}"));
+        let given = |e: wasmtime::Error| match e.downcast::<LimitHit>() {
+            Ok(hit) => CallError::Limit(hit),
+            Err(e) => CallError::Trap(format!("{e:#}")),
+        };
         let frame = types::Frame {
             id: frame.id,
             captured_at_ns: frame.captured_at_ns,
@@ -478,24 +477,36 @@ impl Ready {
                 let f = *f;
                 let (result,) = self.live.call(&f, (frame, inputs))?;
                 let tensors = self.live.state().take(result?).map_err(given)?;
+                if let Some((name, _)) = tensors.iter().find(|(n, _)| n.len() > MAX_NAME_BYTES) {
+                    let (name, len) = (clip(name), name.len());
+                    return Err(CallError::BadOutput(format!(
+                        "a tensor's name has {len} bytes, {MAX_NAME_BYTES} allowed: {name:.40}"
+                    )));
+                }
                 Ok(StageOutput::Tensors(tensors))
             }
             Entry::Prediction(f) => {
                 let f = *f;
                 let (result,) = self.live.call(&f, (frame, inputs))?;
-                Ok(StageOutput::Prediction(prediction(result?)))
+                Ok(StageOutput::Prediction(prediction(result?)?))
             }
         }
     }
 }
 
-fn prediction(p: types::Prediction) -> Prediction {
+fn prediction(p: types::Prediction) -> Result<Prediction, CallError> {
+    let items = p.classes.len().max(p.detections.len()).max(p.values.len());
+    if items > MAX_ITEMS {
+        return Err(CallError::BadOutput(format!(
+            "a prediction of {items} items, {MAX_ITEMS} allowed"
+        )));
+    }
     let class = |c: types::ClassScore| headland_tensor::ClassScore {
         index: c.index,
-        label: c.label,
+        label: clip(&c.label),
         score: c.score,
     };
-    Prediction {
+    Ok(Prediction {
         classes: p.classes.into_iter().map(class).collect(),
         detections: p
             .detections
@@ -511,8 +522,8 @@ fn prediction(p: types::Prediction) -> Prediction {
         values: p
             .values
             .into_iter()
-            .map(|v| headland_tensor::NamedValue { name: v.name, value: v.value })
+            .map(|v| headland_tensor::NamedValue { name: clip(&v.name), value: v.value })
             .collect(),
         alarm: p.alarm,
-    }
+    })
 }

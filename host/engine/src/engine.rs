@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use headland_tensor::Limits;
@@ -226,13 +226,15 @@ fn config(options: &EngineOptions) -> Config {
 }
 
 fn pool(options: &EngineOptions) -> PoolingAllocationConfig {
-    let slots = 64;
+    let slots = 256;
     let mut p = PoolingAllocationConfig::default();
     p.total_component_instances(slots)
         .total_core_instances(slots * 4)
         .total_memories(slots)
         .total_tables(slots * 4)
         .table_elements(usize::try_from(options.ceiling.table_elements).unwrap_or(usize::MAX))
+        .max_memories_per_component(4)
+        .max_tables_per_module(4)
         .max_component_instance_size(1 << 20)
         .max_core_instance_size(1 << 20)
         .max_memory_size(usize::try_from(options.ceiling.memory_bytes).unwrap_or(usize::MAX));
@@ -263,6 +265,7 @@ impl Clock {
         let state = Arc::clone(&shared);
         let handle = thread::Builder::new().name("headland-clock".to_owned()).spawn(move || {
             let mut idle = 0;
+            let (mut awake, mut ticks) = (Instant::now(), 0);
             while !state.stop.load(Ordering::Acquire) {
                 idle = if state.running.load(Ordering::SeqCst) == 0 { idle + 1 } else { 0 };
                 if idle > IDLE_TICKS {
@@ -272,13 +275,16 @@ impl Clock {
                         thread::park();
                     }
                     state.asleep.store(false, Ordering::SeqCst);
-                    idle = 0;
+                    (idle, awake, ticks) = (0, Instant::now(), 0);
                     continue;
                 }
                 thread::sleep(TICK);
+                // A sleep is longer than asked for: tick for what has passed.
+                let due = awake.elapsed().as_nanos() / TICK.as_nanos();
                 for engine in engines.iter().filter_map(EngineWeak::upgrade) {
-                    engine.increment_epoch();
+                    (ticks..due).for_each(|_| engine.increment_epoch());
                 }
+                ticks = due;
             }
         })?;
         Ok(Self { shared, thread: handle.thread().clone() })

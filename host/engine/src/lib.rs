@@ -20,6 +20,7 @@ mod host;
 mod monitors;
 mod runner;
 mod scan;
+mod schema;
 mod world;
 
 pub use component::{CallError, ComponentError, Description, describe_component};

@@ -8,7 +8,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
@@ -22,10 +22,20 @@ use crate::{
     ComponentError,
     bindings::monitoring as wit,
     component::{CallError, Live, Prepared},
+    host::clip,
 };
 
 /// Reports kept for whoever collects them; older ones make room.
 const MAX_REPORTS: usize = 1024;
+
+/// What the kept reports may take, about, in bytes.
+const MAX_REPORT_BYTES: usize = 16 << 20;
+
+/// Findings that one call may give.
+const MAX_FINDINGS: usize = 1024;
+
+/// The longest summary of a window, in bytes.
+const MAX_SUMMARY_BYTES: usize = 1 << 20;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -129,13 +139,14 @@ pub enum MonitorStartError {
 }
 
 fn monitor_error(e: wit::MonitorError) -> CallError {
-    CallError::Refused(match e {
-        wit::MonitorError::BadReference(m) => format!("bad reference: {m}"),
-        wit::MonitorError::BadCheckpoint(m) => format!("bad checkpoint: {m}"),
-        wit::MonitorError::BadBatch(m) => format!("bad batch: {m}"),
-        wit::MonitorError::Incompatible(m) => format!("incompatible summaries: {m}"),
-        wit::MonitorError::BadConfig(m) => format!("bad configuration: {m}"),
-    })
+    let (what, why) = match e {
+        wit::MonitorError::BadReference(m) => ("reference", m),
+        wit::MonitorError::BadCheckpoint(m) => ("checkpoint", m),
+        wit::MonitorError::BadBatch(m) => ("batch", m),
+        wit::MonitorError::Incompatible(m) => ("summary", m),
+        wit::MonitorError::BadConfig(m) => ("configuration", m),
+    };
+    CallError::Refused(format!("bad {what}: {}", clip(&why)))
 }
 
 type Checked<T> = (Result<T, wit::MonitorError>,);
@@ -200,7 +211,7 @@ impl Watch {
         let (found,) = self.live.call(&observe, (self.session, to_wit(batch)))?;
         match found {
             Ok(found) => {
-                for finding in self.findings(found) {
+                for finding in self.findings(found)? {
                     out.push(MonitorReport::Early { finding });
                 }
             }
@@ -220,11 +231,17 @@ impl Watch {
         let Some(frames) = self.frames else { return Ok(()) };
         let (close, evaluate) = (self.close, self.evaluate);
         let (summary,) = self.live.call(&close, (self.session,))?;
+        if summary.len() > MAX_SUMMARY_BYTES {
+            let len = summary.len();
+            return Err(CallError::BadOutput(format!(
+                "a summary of {len} bytes, {MAX_SUMMARY_BYTES} allowed"
+            )));
+        }
         let config = self.spec.prepared.config().to_owned();
         let (found,) =
             self.live.call(&evaluate, (config, self.spec.reference.to_vec(), summary.clone()))?;
         let findings = match found {
-            Ok(found) => self.findings(found),
+            Ok(found) => self.findings(found)?,
             Err(e) => {
                 out.push(self.error(monitor_error(e)));
                 Vec::new()
@@ -241,27 +258,32 @@ impl Watch {
         Ok(())
     }
 
-    fn findings(&self, found: Vec<wit::Finding>) -> Vec<Finding> {
+    fn findings(&self, found: Vec<wit::Finding>) -> Result<Vec<Finding>, CallError> {
         let frames = self.frames.unwrap_or_default();
-        found
+        if found.len() > MAX_FINDINGS {
+            let count = found.len();
+            return Err(CallError::BadOutput(format!("{count} findings, {MAX_FINDINGS} allowed")));
+        }
+        let findings = found
             .into_iter()
             .map(|f| Finding {
                 monitor: self.spec.id.clone(),
-                check: f.check,
-                feature: f.feature,
+                check: clip(&f.check),
+                feature: f.feature.as_deref().map(clip),
                 severity: match f.severity {
                     wit::Severity::Info => Severity::Info,
                     wit::Severity::Warning => Severity::Warning,
                     wit::Severity::Alarm => Severity::Alarm,
                 },
-                statistic: f.statistic,
+                statistic: clip(&f.statistic),
                 value: f.value,
                 threshold: f.threshold,
                 rows: f.rows,
                 frames,
-                message: f.message,
+                message: clip(&f.message),
             })
-            .collect()
+            .collect();
+        Ok(findings)
     }
 }
 
@@ -295,6 +317,8 @@ enum Message {
 struct Shared {
     reports: Reports,
     counters: Vec<Counters>,
+    /// Nobody is interested any more: rows that wait are let go.
+    stop: AtomicBool,
 }
 
 #[derive(Default)]
@@ -315,20 +339,54 @@ pub struct MonitorCounts {
     pub rows_dropped: u64,
 }
 
+/// Reports that wait for whoever collects them.
 #[derive(Default)]
-struct Reports(Mutex<VecDeque<MonitorReport>>);
+struct Reports(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    reports: VecDeque<MonitorReport>,
+    bytes: usize,
+    dropped: u64,
+}
+
+impl MonitorReport {
+    /// About what it takes.
+    fn size_bytes(&self) -> usize {
+        let of = |f: &Finding| size_of::<Finding>() + f.message.len() + f.statistic.len();
+        size_of::<Self>()
+            + match self {
+                Self::Early { finding } => of(finding),
+                Self::Window { summary, findings, .. } => {
+                    summary.len() + findings.iter().map(of).sum::<usize>()
+                }
+                Self::Disabled { reason: text, .. } | Self::Error { message: text, .. } => {
+                    text.len()
+                }
+            }
+    }
+}
 
 impl Reports {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<MonitorReport>> {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn push(&self, report: MonitorReport) {
-        let mut reports = self.lock();
-        if reports.len() == MAX_REPORTS {
-            reports.pop_front();
+        let mut kept = self.lock();
+        kept.bytes += report.size_bytes();
+        kept.reports.push_back(report);
+        while kept.reports.len() > MAX_REPORTS || kept.bytes > MAX_REPORT_BYTES {
+            let Some(oldest) = kept.reports.pop_front() else { break };
+            kept.bytes -= oldest.size_bytes();
+            kept.dropped += 1;
         }
-        reports.push_back(report);
+    }
+
+    fn take(&self) -> Vec<MonitorReport> {
+        let mut kept = self.lock();
+        kept.bytes = 0;
+        kept.reports.drain(..).collect()
     }
 }
 
@@ -349,6 +407,7 @@ impl Monitors {
         let shared = Arc::new(Shared {
             reports: Reports::default(),
             counters: specs.iter().map(|_| Counters::default()).collect(),
+            stop: AtomicBool::new(false),
         });
         let mut watches = Vec::with_capacity(specs.len());
         for (i, spec) in specs.iter().enumerate() {
@@ -415,7 +474,12 @@ impl Monitors {
 
     /// What was reported since the last time.
     pub(crate) fn take_reports(&self) -> Vec<MonitorReport> {
-        self.shared.reports.lock().drain(..).collect()
+        self.shared.reports.take()
+    }
+
+    /// Reports that made room before they were collected.
+    pub(crate) fn reports_dropped(&self) -> u64 {
+        self.shared.reports.lock().dropped
     }
 
     pub(crate) fn counts(&self) -> Vec<MonitorCounts> {
@@ -433,7 +497,9 @@ impl Monitors {
 
 impl Drop for Monitors {
     fn drop(&mut self) {
-        // Closing the channel ends the thread after what is queued.
+        // Closing the channel ends the thread; the call that it is in, if
+        // any, ends at its time limit.
+        self.shared.stop.store(true, Ordering::Release);
         self.rows = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -448,6 +514,9 @@ fn work(receiver: &Receiver<Message>, watches: &mut [Option<Watch>], shared: &Sh
                 let Some(counters) = shared.counters.get(i) else { continue };
                 counters.pending.fetch_sub(1, Ordering::AcqRel);
                 match watches.get_mut(i) {
+                    _ if shared.stop.load(Ordering::Acquire) => {
+                        counters.dropped.fetch_add(1, Ordering::Relaxed);
+                    }
                     Some(slot @ Some(_)) => {
                         counters.seen.fetch_add(1, Ordering::Relaxed);
                         attempt(slot, shared, |w, out| w.see(row, out));
@@ -467,11 +536,6 @@ fn work(receiver: &Receiver<Message>, watches: &mut [Option<Watch>], shared: &Sh
                 let _ = answer.send(());
             }
         }
-    }
-    for watch in watches.iter_mut().filter_map(Option::as_mut) {
-        let session = watch.session;
-        // The instance goes away with it; a trap here harms nobody.
-        let _ = watch.live.drop_resource(session);
     }
 }
 

@@ -269,6 +269,11 @@ impl Runner {
         self.monitors.counts()
     }
 
+    /// Reports of monitors that were not collected in time, and are gone.
+    pub fn reports_dropped(&self) -> u64 {
+        self.monitors.reports_dropped()
+    }
+
     /// Frames and calls so far.
     pub fn stats(&self) -> &Stats {
         self.scheduler.stats()

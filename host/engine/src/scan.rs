@@ -1,7 +1,7 @@
 //! What is checked of a component's bytes before they are compiled, so that a
 //! small package cannot keep the compiler busy for minutes.
 
-use wasmparser::{Parser, Payload};
+use wasmparser::{ComponentInstance, Parser, Payload};
 
 /// Ceilings on what is handed to the compiler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,15 +14,19 @@ pub struct CompileLimits {
     pub function_bytes: usize,
     /// Core modules and nested components.
     pub modules: usize,
+    /// Instances that the component makes, those that nested components make
+    /// each time they are instantiated included: the compiler unrolls them.
+    pub instances: usize,
 }
 
 impl Default for CompileLimits {
     fn default() -> Self {
         Self {
-            component_bytes: 64 << 20,
+            component_bytes: 32 << 20,
             functions: 100_000,
             function_bytes: 512 << 10,
             modules: 256,
+            instances: 1_000,
         }
     }
 }
@@ -63,6 +67,9 @@ pub(crate) fn scan(component: &[u8], limits: &CompileLimits) -> Result<(), ScanE
         }));
     }
     let (mut functions, mut modules) = (0usize, 0usize);
+    // Instances that each open component makes, and the most that any closed
+    // one does: an instantiation counts as that many, whichever it is of.
+    let (mut open, mut most) = (Vec::new(), 0usize);
     for payload in Parser::new(0).parse_all(component) {
         match payload.map_err(ScanError::Malformed)? {
             Payload::CodeSectionStart { count, .. } => {
@@ -75,6 +82,26 @@ pub(crate) fn scan(component: &[u8], limits: &CompileLimits) -> Result<(), ScanE
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
                 modules += 1;
                 within("nested modules", modules, limits.modules)?;
+            }
+            Payload::Version { .. } => open.push(0usize),
+            Payload::End(_) => most = most.max(open.pop().unwrap_or(0)),
+            Payload::InstanceSection(section) => {
+                let made = open.last_mut().map(|n| {
+                    *n = n.saturating_add(section.count() as usize);
+                    *n
+                });
+                within("instances", made.unwrap_or(0), limits.instances)?;
+            }
+            Payload::ComponentInstanceSection(section) => {
+                for instance in section {
+                    if let ComponentInstance::Instantiate { .. } =
+                        instance.map_err(ScanError::Malformed)?
+                        && let Some(n) = open.last_mut()
+                    {
+                        *n = n.saturating_add(most).saturating_add(1);
+                        within("instances", *n, limits.instances)?;
+                    }
+                }
             }
             _ => {}
         }

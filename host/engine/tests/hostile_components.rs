@@ -108,7 +108,25 @@ fn endless_calls_into_the_host() {
 
 #[test]
 fn tensor_flood() {
-    is_refused("preprocess", "tensor-flood", FailureKind::Refused, "16777216 allowed in all");
+    is_refused(
+        "preprocess",
+        "tensor-flood",
+        FailureKind::Refused,
+        "bytes of tensors held, 16777216 allowed",
+    );
+}
+
+#[test]
+fn tensors_hoarded_over_frames() {
+    let pipeline = "schema = 1\nname = \"hoard\"\noutput = \"victim\"\n[[stage]]\nid = \"victim\"\n\
+        inputs = [\"source\"]\ncomponent = \"hostile\"\nworld = \"preprocess\"\n\
+        config = { attack = \"hoard-over-frames\" }\n";
+    let mut runner = start(
+        &engine(),
+        &package(pipeline, &[(Role::Component, "hostile", hostile("preprocess"))]),
+    );
+    let kept = (0..40).take_while(|_| frame(&mut runner).result.is_ok()).count();
+    assert_eq!(kept, 15, "16 MiB are allowed, and the frame's own tensors take a little of it");
 }
 
 #[test]
@@ -220,6 +238,27 @@ fn failing_monitor_is_disabled_and_inference_goes_on() {
         assert_eq!((counts.rows_seen, counts.rows_dropped), (2, 8), "{attack}");
         assert_eq!(runner.restarts(), 0);
     }
+}
+
+#[test]
+fn monitor_whose_destructor_does_not_end() {
+    let mut runner = watched("endless-drop");
+    frame(&mut runner).result.unwrap();
+    runner.settle();
+    let begun = Instant::now();
+    drop(runner);
+    assert!(begun.elapsed() < Duration::from_secs(60));
+}
+
+#[test]
+fn dropping_a_runner_does_not_wait_for_the_monitors_queue() {
+    let mut runner = watched("infinite-loop");
+    for _ in 0..500 {
+        frame(&mut runner).result.unwrap();
+    }
+    let begun = Instant::now();
+    drop(runner);
+    assert!(begun.elapsed() < Duration::from_secs(60));
 }
 
 #[test]
@@ -412,6 +451,23 @@ fn compile_bomb_of_many_functions() {
 fn compile_bomb_of_many_modules() {
     let said = load_text(&format!("(component {})", "(core module)".repeat(300)));
     assert!(said.contains("nested modules"), "{said}");
+}
+
+/// Components within components, each of which instantiates the one below
+/// twice: a few bytes a level, and twice the instances.
+#[test]
+fn compile_bomb_of_nested_instances() {
+    let mut component = "(component)".to_owned();
+    for _ in 0..24 {
+        component = format!(
+            "(component {} (instance (instantiate 0)) (instance (instantiate 0)))",
+            component
+        );
+    }
+    let begun = Instant::now();
+    let said = load_text(&component);
+    assert!(said.contains("instances, 1000 allowed"), "{said}");
+    assert!(begun.elapsed() < Duration::from_secs(60));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Why a model could not be loaded or run.
 
+use std::time::Duration;
+
 use headland_tensor::{DType, Shape, TensorError};
 
 /// Why a model could not be loaded or run.
@@ -79,6 +81,16 @@ pub enum InferenceError {
         /// The limit.
         allowed: u64,
     },
+    /// The run was stopped at its deadline.
+    #[error("the run took longer than the {allowed:?} allowed, and was stopped before {next}")]
+    DeadlineExceeded {
+        /// From the start of the run to the deadline; zero for one already
+        /// past.
+        allowed: Duration,
+        /// What would have come next: planning, a node by its name, a turn of
+        /// a loop, or the end of a run that came to it too late.
+        next: String,
+    },
     /// The executor failed while it ran.
     #[error("the executor failed: {reason}")]
     Failed {
@@ -100,6 +112,7 @@ impl InferenceError {
             Self::WrongDType { .. } => "wrong-dtype",
             Self::WrongShape { .. } => "wrong-shape",
             Self::OverLimit { .. } => "over-limit",
+            Self::DeadlineExceeded { .. } => "deadline-exceeded",
             Self::Failed { .. } => "failed",
         }
     }

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     sync::Arc,
+    time::Instant,
 };
 
 use headland_tensor::{DType, NamedTensors, Tensor};
@@ -30,15 +31,37 @@ pub trait Model: Send + Sync {
     /// What it takes and gives.
     fn info(&self) -> &ModelInfo;
 
-    /// Run once. Needs every input, in any order; gives every output, in the
-    /// model's order.
+    /// Run once, for as long as it takes. Needs every input, in any order;
+    /// gives every output, in the model's order.
+    ///
+    /// # Errors
+    /// As [`run_until`](Self::run_until) without a deadline.
+    fn run(&self, inputs: &[(String, Tensor)]) -> Result<NamedTensors, InferenceError> {
+        self.run_until(inputs, None)
+    }
+
+    /// As [`run`](Self::run), but stopped at the deadline.
+    ///
+    /// A run that plans for new shapes spends its time on that too. Neither
+    /// planning nor an operator is interrupted: a run may outlast its deadline
+    /// by the longest of them, and is then refused all the same. A turn of a
+    /// loop (`Loop`, `Scan`, `LSTM`) counts as one operator. What was planned
+    /// is kept, so the next run for these shapes can get further.
+    ///
+    /// Where [`Instant::now`] is not available, as on wasm32-unknown-unknown,
+    /// the deadline must be `None`.
     ///
     /// # Errors
     /// An input that [`ModelInfo::bind`] refuses, [`InferenceError::OverLimit`]
     /// for a run that would take too much memory,
     /// [`InferenceError::Unsupported`] where only these shapes show that the
-    /// model cannot run, [`InferenceError::Failed`].
-    fn run(&self, inputs: &[(String, Tensor)]) -> Result<NamedTensors, InferenceError>;
+    /// model cannot run, [`InferenceError::DeadlineExceeded`],
+    /// [`InferenceError::Failed`].
+    fn run_until(
+        &self,
+        inputs: &[(String, Tensor)],
+        deadline: Option<Instant>,
+    ) -> Result<NamedTensors, InferenceError>;
 }
 
 /// One dimension of a model's input or output.

@@ -1,6 +1,6 @@
 //! Runs of a streaming model over time.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use headland_tensor::{NamedTensors, Tensor};
 
@@ -77,13 +77,28 @@ impl Session {
     /// # Errors
     /// As [`Model::run`]; a bound input that is given counts as given twice.
     pub fn run(&mut self, inputs: &[(String, Tensor)]) -> Result<NamedTensors, InferenceError> {
+        self.run_until(inputs, None)
+    }
+
+    /// As [`run`](Self::run), but stopped at the deadline, as
+    /// [`Model::run_until`] says. A step that is stopped leaves the state as it
+    /// was.
+    ///
+    /// # Errors
+    /// As [`Model::run_until`]; a bound input that is given counts as given
+    /// twice.
+    pub fn run_until(
+        &mut self,
+        inputs: &[(String, Tensor)],
+        deadline: Option<Instant>,
+    ) -> Result<NamedTensors, InferenceError> {
         let mut all = inputs.to_vec();
         for (binding, state) in self.bindings.iter().zip(&self.state) {
             all.push((binding.input.clone(), state.clone()));
         }
         let (bound, free): (NamedTensors, NamedTensors) = self
             .model
-            .run(&all)?
+            .run_until(&all, deadline)?
             .into_iter()
             .partition(|(name, _)| self.bindings.iter().any(|b| b.output == *name));
         for (name, tensor) in bound {

@@ -694,7 +694,7 @@ inputs = ['a', 'b']
             bench.poll().fail("a", FailureKind::Timeout);
         }
         assert_eq!(bench.stage_stats("a").breaker, BreakerState::Open);
-        assert_eq!(bench.stage_stats("a").late, 3);
+        assert_eq!((bench.stage_stats("a").late, bench.stage_stats("a").failures), (3, 3));
     }
 }
 

@@ -19,7 +19,7 @@ pub struct Limits {
     pub hostcall_bytes: u64,
     /// Calls into the host that one call of the stage may make.
     pub hostcalls: u64,
-    /// Host memory of the tensors that a stage makes in one call, in bytes.
+    /// Host memory of the tensors that a stage has handles to, in bytes.
     pub tensor_bytes: u64,
 }
 

@@ -6,7 +6,7 @@ use headland_inference::{Dimension, InferenceError, Session, StateBinding, Tenso
 use headland_tensor::NamedTensors;
 use wasmtime::component::Resource;
 
-use super::{OpenModel, OpenSession, StageState};
+use super::{MAX_OPEN, OpenModel, OpenSession, StageState};
 use crate::bindings::{inference as wit, tensors::NamedTensor};
 
 impl From<InferenceError> for wit::InferenceError {
@@ -41,6 +41,10 @@ fn info(t: &TensorInfo) -> wit::TensorInfo {
     }
 }
 
+fn too_many_open() -> wit::InferenceError {
+    wit::InferenceError::OutOfMemory(format!("{MAX_OPEN} models and sessions are open already"))
+}
+
 impl wit::Host for StageState {}
 
 type Outputs = Result<Vec<NamedTensor>, wit::InferenceError>;
@@ -67,9 +71,13 @@ impl wit::HostModel for StageState {
         name: String,
     ) -> wasmtime::Result<Result<Resource<OpenModel>, wit::InferenceError>> {
         self.enter()?;
+        if self.open == MAX_OPEN {
+            return Ok(Err(too_many_open()));
+        }
         match self.models.get(&name) {
             Some(model) => {
                 let model = OpenModel(Arc::clone(model));
+                self.open += 1;
                 Ok(Ok(self.table.push(model)?))
             }
             None => Ok(Err(wit::InferenceError::UnknownModel(format!(
@@ -116,18 +124,25 @@ impl wit::HostModel for StageState {
         self.enter()?;
         let mut bindings = Vec::with_capacity(state.len());
         for s in state {
-            let initial = self.take_one(s.initial)?;
+            let initial = self.pop(s.initial)?;
             bindings.push(StateBinding { input: s.input, output: s.output, initial });
+        }
+        if self.open == MAX_OPEN {
+            return Ok(Err(too_many_open()));
         }
         let model = Arc::clone(&self.table.get(&this)?.0);
         match Session::new(model, bindings) {
-            Ok(session) => Ok(Ok(self.table.push(OpenSession(session))?)),
+            Ok(session) => {
+                self.open += 1;
+                Ok(Ok(self.table.push(OpenSession(session))?))
+            }
             Err(e) => Ok(Err(e.into())),
         }
     }
 
     fn drop(&mut self, this: Resource<OpenModel>) -> wasmtime::Result<()> {
         self.table.delete(this)?;
+        self.open -= 1;
         Ok(())
     }
 }
@@ -152,6 +167,7 @@ impl wit::HostSession for StageState {
 
     fn drop(&mut self, this: Resource<OpenSession>) -> wasmtime::Result<()> {
         self.table.delete(this)?;
+        self.open -= 1;
         Ok(())
     }
 }

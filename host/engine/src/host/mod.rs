@@ -5,7 +5,12 @@ mod log;
 mod tensors;
 mod wasi;
 
-use std::{collections::BTreeMap, sync::Arc};
+pub(crate) use log::clip;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use headland_inference::{Model, Session};
 use headland_tensor::{Limits, NamedTensors, Tensor};
@@ -20,6 +25,9 @@ use crate::{LogSink, bindings, world::World};
 
 /// Handles that one instance may hold at a time.
 const MAX_HANDLES: usize = 1024;
+
+/// Models and sessions that one instance may have open at a time.
+const MAX_OPEN: usize = 16;
 
 /// How often, and how many bytes, data was copied over a boundary.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +113,14 @@ pub enum LimitHit {
         /// What it may have.
         limit: u64,
     },
+    /// Tensors held in the host.
+    #[error("tensor limit: {wanted_bytes} bytes of tensors held, {limit_bytes} allowed")]
+    Tensors {
+        /// What the component would hold.
+        wanted_bytes: u64,
+        /// What it may hold.
+        limit_bytes: u64,
+    },
     /// Calls into the host.
     #[error("hostcall limit: more than {0} calls into the host in one call of the stage")]
     Hostcalls(u64),
@@ -117,6 +133,8 @@ pub(crate) struct ResourceGuard {
     pub(crate) hit: Option<LimitHit>,
     /// The sum over the instance's memories.
     memory_bytes: u64,
+    /// What the last growth added, should it fail after all.
+    growth_bytes: u64,
 }
 
 impl ResourceLimiter for ResourceGuard {
@@ -129,11 +147,18 @@ impl ResourceLimiter for ResourceGuard {
         let wanted_bytes = self.memory_bytes - current as u64 + desired as u64;
         if wanted_bytes > self.limits.memory_bytes {
             let limit_bytes = self.limits.memory_bytes;
+            self.growth_bytes = 0;
             self.hit.get_or_insert(LimitHit::Memory { wanted_bytes, limit_bytes });
             return Ok(false);
         }
+        self.growth_bytes = wanted_bytes - self.memory_bytes;
         self.memory_bytes = wanted_bytes;
         Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
+        self.memory_bytes -= std::mem::take(&mut self.growth_bytes);
+        Ok(())
     }
 
     fn table_growing(
@@ -165,13 +190,52 @@ impl ResourceLimiter for ResourceGuard {
 /// What is left of one call's allowance.
 struct Budget {
     hostcalls: u64,
-    tensor_bytes: u64,
     log_lines: u32,
+}
+
+/// The tensor data that an instance has handles to. Handles that share data
+/// count once.
+#[derive(Default)]
+struct Held {
+    handles: HashMap<usize, u32>,
+    bytes: u64,
+}
+
+impl Held {
+    fn key(tensor: &Tensor) -> usize {
+        tensor.bytes().as_ptr().addr()
+    }
+
+    /// What would be held with `tensor`, too.
+    fn with(&self, tensor: &Tensor) -> u64 {
+        let more =
+            if self.handles.contains_key(&Self::key(tensor)) { 0 } else { tensor.bytes().len() };
+        self.bytes + more as u64
+    }
+
+    fn add(&mut self, tensor: &Tensor) {
+        self.bytes = self.with(tensor);
+        *self.handles.entry(Self::key(tensor)).or_default() += 1;
+    }
+
+    fn remove(&mut self, tensor: &Tensor) {
+        let key = Self::key(tensor);
+        match self.handles.get_mut(&key) {
+            Some(n) if *n > 1 => *n -= 1,
+            _ => {
+                self.handles.remove(&key);
+                self.bytes -= tensor.bytes().len() as u64;
+            }
+        }
+    }
 }
 
 /// Everything that an instance of a component has in the host.
 pub(crate) struct StageState {
     table: ResourceTable,
+    held: Held,
+    /// Models and sessions that the instance has open.
+    open: usize,
     pub(crate) guard: ResourceGuard,
     limits: Limits,
     budget: Budget,
@@ -194,9 +258,11 @@ impl StageState {
         table.set_max_capacity(MAX_HANDLES);
         Self {
             table,
-            guard: ResourceGuard { limits, hit: None, memory_bytes: 0 },
+            held: Held::default(),
+            open: 0,
+            guard: ResourceGuard { limits, hit: None, memory_bytes: 0, growth_bytes: 0 },
             limits,
-            budget: Budget { hostcalls: 0, tensor_bytes: 0, log_lines: 0 },
+            budget: Budget { hostcalls: 0, log_lines: 0 },
             copies: Copies::default(),
             models,
             stage: stage.to_owned(),
@@ -207,12 +273,11 @@ impl StageState {
 
     /// Give the instance a fresh allowance for one call.
     pub(crate) fn begin_call(&mut self) {
-        self.budget = Budget {
-            hostcalls: self.limits.hostcalls,
-            tensor_bytes: self.limits.tensor_bytes,
-            log_lines: log::MAX_LINES_PER_CALL,
-        };
+        self.budget =
+            Budget { hostcalls: self.limits.hostcalls, log_lines: log::MAX_LINES_PER_CALL };
         self.copies = Copies::default();
+        // One that the component got over in an earlier call.
+        self.guard.hit = None;
     }
 
     /// Count one call into the host.
@@ -230,17 +295,42 @@ impl StageState {
         }
     }
 
+    /// Whether the instance may hold `tensor`, too.
+    fn afford(&self, tensor: &Tensor) -> Result<(), LimitHit> {
+        let (wanted_bytes, limit_bytes) = (self.held.with(tensor), self.limits.tensor_bytes);
+        if wanted_bytes > limit_bytes {
+            return Err(LimitHit::Tensors { wanted_bytes, limit_bytes });
+        }
+        Ok(())
+    }
+
+    /// A handle to `tensor`, which the instance can [afford](Self::afford).
+    fn push(&mut self, tensor: Tensor) -> wasmtime::Result<Resource<Tensor>> {
+        self.held.add(&tensor);
+        Ok(self.table.push(tensor)?)
+    }
+
+    /// The tensor behind a handle, which is given up.
+    fn pop(&mut self, handle: Resource<Tensor>) -> wasmtime::Result<Tensor> {
+        let tensor = self.table.delete(handle)?;
+        self.held.remove(&tensor);
+        Ok(tensor)
+    }
+
     /// Hand tensors to the component.
     pub(crate) fn give(
         &mut self,
         tensors: NamedTensors,
     ) -> wasmtime::Result<Vec<bindings::tensors::NamedTensor>> {
-        tensors
-            .into_iter()
-            .map(|(name, tensor)| {
-                Ok(bindings::tensors::NamedTensor { name, tensor: self.table.push(tensor)? })
-            })
-            .collect()
+        let mut given = Vec::with_capacity(tensors.len());
+        for (name, tensor) in tensors {
+            if let Err(hit) = self.afford(&tensor) {
+                self.guard.hit.get_or_insert(hit.clone());
+                return Err(wasmtime::Error::new(hit));
+            }
+            given.push(bindings::tensors::NamedTensor { name, tensor: self.push(tensor)? });
+        }
+        Ok(given)
     }
 
     /// Take tensors back from it.
@@ -248,12 +338,7 @@ impl StageState {
         &mut self,
         tensors: Vec<bindings::tensors::NamedTensor>,
     ) -> wasmtime::Result<NamedTensors> {
-        tensors.into_iter().map(|n| Ok((n.name, self.table.delete(n.tensor)?))).collect()
-    }
-
-    /// Take one tensor back.
-    pub(crate) fn take_one(&mut self, tensor: Resource<Tensor>) -> wasmtime::Result<Tensor> {
-        Ok(self.table.delete(tensor)?)
+        tensors.into_iter().map(|n| Ok((n.name, self.pop(n.tensor)?))).collect()
     }
 }
 

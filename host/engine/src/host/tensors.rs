@@ -79,27 +79,13 @@ type Store<'a> = StoreContextMut<'a, StageState>;
 type Created = Result<Resource<Tensor>, wit::TensorError>;
 
 impl StageState {
-    /// Refuse data that this call has no allowance for.
-    fn afford(&mut self, bytes: u64) -> Result<(), wit::TensorError> {
-        if bytes > self.limits.hostcall_bytes {
-            return Err(wit::TensorError::TooLarge(format!(
-                "{bytes} bytes in one call into the host, {} allowed",
-                self.limits.hostcall_bytes
-            )));
-        }
-        self.budget.tensor_bytes =
-            self.budget.tensor_bytes.checked_sub(bytes).ok_or_else(|| {
-                wit::TensorError::TooLarge(format!(
-                    "{bytes} more bytes of tensors in one call of the stage, {} allowed in all",
-                    self.limits.tensor_bytes
-                ))
-            })?;
-        Ok(())
-    }
-
     fn keep(&mut self, made: Result<Tensor, wit::TensorError>) -> wasmtime::Result<(Created,)> {
-        Ok((match made {
-            Ok(tensor) => Ok(self.table.push(tensor)?),
+        let affordable = made.and_then(|tensor| match self.afford(&tensor) {
+            Ok(()) => Ok(tensor),
+            Err(hit) => Err(wit::TensorError::TooLarge(hit.to_string())),
+        });
+        Ok((match affordable {
+            Ok(tensor) => Ok(self.push(tensor)?),
             Err(e) => Err(e),
         },))
     }
@@ -113,7 +99,11 @@ fn create(
     let made = (|| {
         let shape = Shape::new(shape)?;
         let dtype = DType::from(dtype);
-        store.data_mut().afford(data.len() as u64)?;
+        let (len, limit) = (data.len() as u64, store.data().limits.hostcall_bytes);
+        if len > limit {
+            let why = format!("{len} bytes in one call into the host, {limit} allowed");
+            return Err(wit::TensorError::TooLarge(why));
+        }
         let bytes: Arc<[u8]> = data.as_le_slice(&store).into();
         store.data_mut().copies.out_of_components.add(bytes.len());
         Ok(Tensor::new(dtype, shape, bytes)?)
@@ -165,7 +155,7 @@ fn reshape(
 pub(super) fn add_to_linker(linker: &mut Linker<StageState>) -> wasmtime::Result<()> {
     let mut tensors = linker.instance("headland:pipeline/tensors@0.1.0")?;
     tensors.resource("tensor", ResourceType::host::<Tensor>(), |mut store, rep| {
-        store.data_mut().table.delete(Resource::<Tensor>::new_own(rep))?;
+        store.data_mut().pop(Resource::new_own(rep))?;
         Ok(())
     })?;
     tensors.func_wrap("[static]tensor.create", create)?;
@@ -198,7 +188,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<StageState>) -> wasmtime::Result
             let state = s.data_mut();
             state.enter()?;
             let tensor = state.table.get(&this)?.clone();
-            Ok((state.table.push(tensor)?,))
+            Ok((state.push(tensor)?,))
         },
     )?;
     tensors.func_wrap("[method]tensor.reshape", reshape)

@@ -5,6 +5,7 @@
 //! neither the host nor another model with it.
 
 mod branch;
+mod deadline;
 mod plan;
 mod quantize;
 mod tensor;
@@ -12,6 +13,7 @@ mod tensor;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use headland_tensor::{NamedTensors, Tensor};
@@ -22,6 +24,7 @@ use tract_onnx::{
 };
 
 use crate::{Dimension, Executor, InferenceError, LoadLimits, Model, ModelInfo, front};
+use deadline::Deadline;
 use plan::{Fold, Plan};
 
 /// Runs models on the CPU, with tract.
@@ -80,7 +83,12 @@ impl Model for CpuModel {
         &self.info
     }
 
-    fn run(&self, inputs: &[(String, Tensor)]) -> Result<NamedTensors, InferenceError> {
+    fn run_until(
+        &self,
+        inputs: &[(String, Tensor)],
+        deadline: Option<Instant>,
+    ) -> Result<NamedTensors, InferenceError> {
+        let deadline = deadline.map(Deadline::new);
         let inputs = self.info.bind(inputs)?;
         for (tensor, info) in inputs.iter().zip(&self.info.inputs) {
             let len_bytes = tensor.bytes().len() as u64;
@@ -90,13 +98,13 @@ impl Model for CpuModel {
             }
         }
         let start = match self.recent(&inputs) {
-            Ok(plan) => match plan.run(&inputs, &self.info.outputs) {
+            Ok(plan) => match plan.run(&inputs, &self.info.outputs, deadline) {
                 Err(InferenceError::Failed { .. }) => self.lock().fold,
                 outcome => return outcome,
             },
             Err(fold) => fold,
         };
-        self.plan_and_run(&inputs, start)
+        self.plan_and_run(&inputs, start, deadline)
     }
 }
 
@@ -142,7 +150,12 @@ impl CpuModel {
 
     /// Plan with as little folding as will do, and run. Some graphs show only
     /// when they run that they need a value, so a failed run folds more too.
-    fn plan_and_run(&self, inputs: &[Tensor], start: Fold) -> Result<NamedTensors, InferenceError> {
+    fn plan_and_run(
+        &self,
+        inputs: &[Tensor],
+        start: Fold,
+        deadline: Option<Deadline>,
+    ) -> Result<NamedTensors, InferenceError> {
         let mut refusal = InferenceError::unsupported("graph", "", "no plan");
         for fold in Fold::ALL.into_iter().filter(|f| *f >= start) {
             // The step that was enough before may add nothing to its
@@ -152,18 +165,27 @@ impl CpuModel {
             else {
                 continue;
             };
+            if let Some(deadline) = &deadline {
+                deadline.check("planning")?;
+            }
             // Planning takes long, and so holds no lock.
             let outcome = Plan::new(&self.graph, &self.info.inputs, inputs, &folded, &self.limits)
-                .and_then(|plan| {
-                    plan.run(inputs, &self.info.outputs).map(|outputs| (plan, outputs))
+                .and_then(|plan| match plan.run(inputs, &self.info.outputs, deadline) {
+                    // As far as it got, the plan has served; without it the
+                    // next run would spend its time on planning again.
+                    outcome @ (Ok(_) | Err(InferenceError::DeadlineExceeded { .. })) => {
+                        self.keep(Arc::new(plan), fold);
+                        outcome
+                    }
+                    failed => failed,
                 });
             match outcome {
-                Ok((plan, outputs)) => {
-                    self.keep(Arc::new(plan), fold);
-                    return Ok(outputs);
-                }
-                Err(e @ InferenceError::OverLimit { .. }) => return Err(e),
+                Err(
+                    e @ (InferenceError::OverLimit { .. }
+                    | InferenceError::DeadlineExceeded { .. }),
+                ) => return Err(e),
                 Err(e) => refusal = e,
+                outputs => return outputs,
             }
         }
         Err(refusal)

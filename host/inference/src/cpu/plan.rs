@@ -13,7 +13,9 @@ use tract_onnx::tract_hir::{
 use std::sync::Arc;
 
 use super::{
-    chain, contained, refused,
+    chain, contained,
+    deadline::{self, Deadline},
+    refused,
     tensor::{datum_type, from_tract, to_tract},
 };
 use crate::{InferenceError, LoadLimits, TensorInfo};
@@ -130,11 +132,12 @@ impl Plan {
                 .all(|(tensor, value)| value.as_ref().is_none_or(|v| v == tensor))
     }
 
-    /// Run on inputs that the plan [serves](Self::serves).
+    /// Run on inputs that the plan [serves](Self::serves), until the deadline.
     pub(super) fn run(
         &self,
         inputs: &[Tensor],
         outputs: &[TensorInfo],
+        deadline: Option<Deadline>,
     ) -> Result<NamedTensors, InferenceError> {
         let fed: Result<TVec<TValue>, _> = inputs
             .iter()
@@ -143,8 +146,11 @@ impl Plan {
             .map(|(tensor, _)| to_tract(tensor).map(TValue::from))
             .collect();
         let fed = fed?;
-        let made = contained("running", || self.runnable.run(fed))?
-            .map_err(|e| InferenceError::Failed { reason: chain(&e) })?;
+        let made = contained("running", || deadline::run(&self.runnable, fed, deadline))?
+            .map_err(|e| match e.downcast_ref::<InferenceError>() {
+                Some(ours @ InferenceError::DeadlineExceeded { .. }) => ours.clone(),
+                _ => InferenceError::Failed { reason: chain(&e) },
+            })?;
         outputs
             .iter()
             .zip(made.iter())

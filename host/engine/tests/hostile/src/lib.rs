@@ -38,6 +38,10 @@ enum Attack {
     TooManyElements,
     BadBool,
     TensorFlood,
+    /// One tensor of 1 MiB a frame, never let go.
+    HoardOverFrames,
+    /// An honest monitor whose destructor does not end.
+    EndlessDrop,
     KeepHandles,
     NanStorm,
     UngrantedModel,
@@ -113,6 +117,14 @@ impl Attacker {
     }
 }
 
+impl Drop for Attacker {
+    fn drop(&mut self) {
+        while self.config.attack == Attack::EndlessDrop {
+            std::hint::black_box(0);
+        }
+    }
+}
+
 /// Attacks through tensors and models.
 #[cfg(not(feature = "monitor"))]
 mod stage {
@@ -130,11 +142,14 @@ mod stage {
                 },
                 Attack::WrongLength => drop(Tensor::create(DType::F32, &[4], &[0; 15])?),
                 Attack::TooManyElements => drop(Tensor::create(DType::U8, &[u32::MAX; 3], &[])?),
+                Attack::HoardOverFrames => {
+                    self.kept.push(Tensor::create(DType::U8, &[1 << 20], &[0; 1 << 20])?);
+                }
                 Attack::BadBool => drop(Tensor::create(DType::Bool, &[2], &[1, 2])?),
                 Attack::TensorFlood => {
                     let block = vec![0u8; 1 << 20];
-                    for _ in 0..100_000 {
-                        Tensor::create(DType::U8, &[1 << 20], &block)?;
+                    loop {
+                        self.kept.push(Tensor::create(DType::U8, &[1 << 20], &block)?);
                     }
                 }
                 Attack::KeepHandles => loop {
