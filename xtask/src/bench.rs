@@ -23,11 +23,7 @@ pub fn main(workspace: &Workspace) -> Result<()> {
     for example in &EXAMPLES {
         let package = example.package(workspace, &trust, &folder)?;
         let figures = step(&format!("measuring {}", example.name), || {
-            // A cache of its own, so that the first start compiles.
-            run(example
-                .command(workspace, "bench", &trust, &package)
-                .arg("--code-cache")
-                .arg(folder.join("code").join(example.name)))
+            run(&mut example.command(workspace, "bench", &trust, &package))
         })?;
         println!("\n== {}\n\n{figures}", example.name);
     }

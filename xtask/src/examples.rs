@@ -251,9 +251,16 @@ impl Outcome {
                 self.package = [part("name")?, part("version")?, part("digest")?].join(" ");
             }
             "frame" => self.frames.push(Frame::read(line)?),
-            "early" => self.findings.extend(Finding::read(&line["finding"])),
-            "window" => {
-                self.findings.extend(array(&line["findings"]).iter().filter_map(Finding::read));
+            "report" => {
+                let report = &line["report"];
+                match report["kind"].as_str()? {
+                    "early" => self.findings.extend(Finding::read(&report["finding"])),
+                    "window" => {
+                        let findings = array(&report["findings"]).iter();
+                        self.findings.extend(findings.filter_map(Finding::read));
+                    }
+                    _ => {}
+                }
             }
             _ => {}
         }

@@ -6,20 +6,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args;
 use serde::Serialize;
 
 use crate::{
+    host::{HostOptions, read_policy},
     output::{Output, bytes, duration, table},
-    run::{HostOptions, Summary, Tally, start_timed},
+    run::{Summary, Tally, start_timed},
     source::{self, SourceOptions},
 };
 
 /// Measure a package's pipeline: start-up, latency by stage, throughput, copies.
 ///
 /// The frames of the input are run over and over for the given time, one
-/// after the other, on one thread.
+/// after the other, on one thread. The first of the two starts compiles:
+/// compiled code is kept in a folder made for the measurement, unless
+/// --code-cache names another.
 #[derive(Debug, Args)]
 pub struct Bench {
     /// The package: an OCI image layout, as a folder or a tar file
@@ -42,13 +45,37 @@ pub struct Bench {
 
 #[derive(Serialize)]
 struct Measured {
-    /// First start: nothing compiled.
-    cold_start_ns: Vec<(&'static str, u64)>,
-    /// Second start: compiled code from the cache.
-    warm_start_ns: Vec<(&'static str, u64)>,
+    code_cache: CodeCache,
+    /// The first start, with what `code_cache` held before.
+    first_start_ns: Vec<(&'static str, u64)>,
+    /// The second start, with what the first left in `code_cache`.
+    second_start_ns: Vec<(&'static str, u64)>,
     frames_per_second: f64,
     resident_bytes: Option<u64>,
     summary: Summary,
+}
+
+/// What the starts found in the code cache.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum CodeCache {
+    /// Nothing, then all that the first start compiled.
+    Empty,
+    /// The user named it, and it may have held code.
+    Given,
+    /// There was none: both compiled.
+    None,
+}
+
+impl CodeCache {
+    /// Headings of the two starts.
+    fn starts(self) -> [&'static str; 2] {
+        match self {
+            CodeCache::Empty => ["compiling", "from the code cache"],
+            CodeCache::Given => ["with --code-cache as it was", "again"],
+            CodeCache::None => ["compiling", "compiling again"],
+        }
+    }
 }
 
 /// Run the command.
@@ -57,12 +84,26 @@ pub fn run(command: &Bench, out: Output) -> anyhow::Result<ExitCode> {
         bail!("--seconds must be over 0 and at most a day");
     }
     let frames = source::frames(&command.source)?;
-    let engine = command.host.engine(out)?;
-    let cold = start_timed(&engine, &command.package, &command.host)?;
-    let cold_start_ns = cold.steps;
-    drop(cold.runner);
-    let warm = start_timed(&engine, &command.package, &command.host)?;
-    let mut runner = warm.runner;
+    let policy = read_policy(&command.host.policy)?;
+    let code_cache = match &command.host {
+        HostOptions { no_code_cache: true, .. } => CodeCache::None,
+        HostOptions { code_cache: Some(_), .. } => CodeCache::Given,
+        HostOptions { code_cache: None, .. } => CodeCache::Empty,
+    };
+    let mut host = command.host.clone();
+    // Holds the folder until the measurement is over.
+    let _fresh = if let CodeCache::Empty = code_cache {
+        let fresh = tempfile::tempdir().context("cannot make a folder for compiled code")?;
+        host.code_cache = Some(fresh.path().to_owned());
+        Some(fresh)
+    } else {
+        None
+    };
+    let engine = host.engine(policy.host(), out)?;
+    let first = start_timed(&engine, &command.package, &policy)?;
+    drop(first.runner);
+    let second = start_timed(&engine, &command.package, &policy)?;
+    let mut runner = second.runner;
     for frame in frames.iter().cycle().take(command.warm_up) {
         runner.run(frame.inputs.clone(), frame.media_type, 0);
     }
@@ -78,19 +119,26 @@ pub fn run(command: &Bench, out: Output) -> anyhow::Result<ExitCode> {
         }
         let report = runner.run(frame.inputs.clone(), frame.media_type, 0);
         tally.frame(&report, frame.label.as_deref());
+        // Not kept: a long measurement would gather them without end.
+        drop(runner.take_reports());
         count += 1;
     }
     let frames_per_second = count as f64 / begun.elapsed().as_secs_f64();
     runner.settle();
     let measured = Measured {
-        cold_start_ns,
-        warm_start_ns: warm.steps,
+        code_cache,
+        first_start_ns: first.steps,
+        second_start_ns: second.steps,
         frames_per_second,
         resident_bytes: resident_bytes(),
         summary: tally.summary(&runner, engine.is_pooled()),
     };
     out.json(&measured)?;
-    out.line(describe(&measured));
+    out.line(describe(&measured))?;
+    if measured.summary.completed == 0 {
+        let codes: Vec<&str> = measured.summary.dropped.keys().copied().collect();
+        bail!("no frame came through: {}", codes.join(", "));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -102,9 +150,10 @@ fn resident_bytes() -> Option<u64> {
 }
 
 fn describe(m: &Measured) -> String {
-    let mut start = vec![["start", "first", "again"].map(str::to_owned).to_vec()];
-    for ((name, first), (_, again)) in m.cold_start_ns.iter().zip(&m.warm_start_ns) {
-        start.push(vec![(*name).to_owned(), duration(*first), duration(*again)]);
+    let [first, second] = m.code_cache.starts();
+    let mut start = vec![["start", first, second].map(str::to_owned).to_vec()];
+    for ((name, first), (_, second)) in m.first_start_ns.iter().zip(&m.second_start_ns) {
+        start.push(vec![(*name).to_owned(), duration(*first), duration(*second)]);
     }
     let mut stages =
         vec![["stage", "calls", "p50", "p95", "p99", "max"].map(str::to_owned).to_vec()];

@@ -1,6 +1,7 @@
 //! The `headland` binary: one file per verb.
 
 mod bench;
+mod host;
 mod keygen;
 mod npy;
 mod onnx;
@@ -11,13 +12,17 @@ mod run;
 mod source;
 mod trust;
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
+use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use headland_inference::InferenceError;
 use headland_package::{LayoutError, VerifyError};
 
-use crate::output::Output;
+use crate::output::{Output, inline};
 
 /// Run machine learning at the edge from signed WebAssembly components.
 ///
@@ -83,16 +88,32 @@ fn main() -> ExitCode {
         Command::Bench(c) => bench::run(&c, out),
         Command::Plugin(c) => plugin::run(&c, out),
         Command::Onnx(c) => onnx::run(c, cli.json),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "headland", &mut io::stdout());
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::Man { out_dir } => std::fs::create_dir_all(&out_dir)
-            .and_then(|()| clap_mangen::generate_to(Cli::command(), &out_dir))
-            .map(|()| ExitCode::SUCCESS)
-            .map_err(Into::into),
+        Command::Completions { shell } => completions(shell, out),
+        Command::Man { out_dir } => man(&out_dir, out),
     };
-    result.unwrap_or_else(|error| report(&error, out))
+    match result {
+        Ok(code) => code,
+        Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => report(&error, out),
+    }
+}
+
+fn completions(shell: clap_complete::Shell, out: Output) -> anyhow::Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "headland", &mut script);
+    let script = String::from_utf8(script).context("the script is not UTF-8")?;
+    out.json(&serde_json::json!({"shell": shell.to_string(), "script": script}))?;
+    out.line(script.trim_end())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn man(out_dir: &Path, out: Output) -> anyhow::Result<ExitCode> {
+    std::fs::create_dir_all(out_dir)
+        .and_then(|()| clap_mangen::generate_to(Cli::command(), out_dir))
+        .with_context(|| format!("cannot write manual pages to {}", out_dir.display()))?;
+    out.json(&serde_json::json!({"manual_pages": out_dir}))?;
+    out.line(format!("{}: the manual pages", inline(&out_dir.display().to_string())))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Print the chain of an error once, and what to do about it.
@@ -100,13 +121,18 @@ fn report(error: &anyhow::Error, out: Output) -> ExitCode {
     let hint = hint(error);
     if out.is_json() {
         let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
-        let value = serde_json::json!({"error": chain, "code": code(error), "hint": hint});
+        let value = serde_json::json!({
+            "kind": "error",
+            "error": chain,
+            "code": code(error),
+            "hint": hint,
+        });
         // If even this cannot be written, the exit status still says it.
         let _ = out.json(&value);
     } else {
-        eprintln!("error: {}", output::printable(&format!("{error:#}")));
+        out.note(&format!("error: {error:#}"));
         if let Some(hint) = hint {
-            eprintln!("hint: {hint}");
+            out.note(&format!("hint: {hint}"));
         }
     }
     ExitCode::FAILURE

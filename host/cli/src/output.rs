@@ -27,21 +27,20 @@ impl Output {
         self.json
     }
 
-    /// One line of text, for people only. A closed pipe is no error: whoever
-    /// reads has seen enough.
-    pub fn line(self, text: impl AsRef<str>) {
-        if !self.json {
-            let _ = writeln!(io::stdout(), "{}", printable(text.as_ref()));
-        }
+    /// One line of text, for people only.
+    ///
+    /// # Errors
+    /// As [`write`].
+    pub fn line(self, text: impl AsRef<str>) -> anyhow::Result<()> {
+        if self.json { Ok(()) } else { write(&printable(text.as_ref())) }
     }
 
     /// One JSON value on one line, for programs only.
+    ///
+    /// # Errors
+    /// As [`write`], and of a value that JSON cannot hold.
     pub fn json(self, value: &impl Serialize) -> anyhow::Result<()> {
-        if self.json {
-            let text = serde_json::to_string(value)?;
-            let _ = writeln!(io::stdout(), "{text}");
-        }
-        Ok(())
+        if self.json { write(&serde_json::to_string(value)?) } else { Ok(()) }
     }
 
     /// One line of text on standard error, for people beside the output.
@@ -70,26 +69,63 @@ impl Output {
     }
 }
 
-/// `text` without control characters: they may come from a package or a
-/// component, and a terminal would obey them.
+/// Write one line on standard output.
+///
+/// # Errors
+/// A bare [`io::Error`] when whoever reads has closed the pipe, which is no
+/// failure of the command: see [`is_closed_pipe`]. Otherwise, what kept the
+/// line from being written, such as a full disk.
+fn write(line: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(format!("{line}\n").as_bytes()).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(e).context("cannot write to standard output"))
+        }
+        written => Ok(written?),
+    }
+}
+
+/// Whether the reader of standard output has seen enough. Standard output is
+/// the one thing that is written without a context, so the kind of a bare
+/// error tells.
+pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let bare = error.chain().next().and_then(|e| e.downcast_ref::<io::Error>());
+    bare.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Whether a terminal would obey `c`, or show what follows it in an order
+/// that it is not in.
+fn is_hostile(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// `text` without what a terminal would obey: it may come from a package or a
+/// component. Newlines and tabs are layout, and stay.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    let hostile = |c: char| c.is_control() && c != '\n' && c != '\t';
-    if text.contains(hostile) {
-        Cow::Owned(
-            text.chars()
-                .map(|c| if hostile(c) { char::REPLACEMENT_CHARACTER } else { c })
-                .collect(),
-        )
+    replace(text, |c| is_hostile(c) && c != '\n' && c != '\t')
+}
+
+/// Text from elsewhere on its way into a line of ours: like [`printable`],
+/// and it can neither begin a line nor move a column.
+pub fn inline(text: &str) -> Cow<'_, str> {
+    replace(text, is_hostile)
+}
+
+fn replace(text: &str, hostile: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if text.contains(&hostile) {
+        let safe = |c| if hostile(c) { char::REPLACEMENT_CHARACTER } else { c };
+        Cow::Owned(text.chars().map(safe).collect())
     } else {
         Cow::Borrowed(text)
     }
 }
 
 /// Rows of text in columns as wide as they need to be. The first row is the
-/// heading; columns that hold numbers only are aligned to the right.
+/// heading; columns that hold numbers only are aligned to the right. Cells may be
+/// from elsewhere: each stays on its line.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let cell = |row: &Vec<String>, c: usize| row.get(c).cloned().unwrap_or_default();
+    let cell = |row: &Vec<String>, c: usize| inline(row.get(c).map_or("", |t| t)).into_owned();
     let width = |c: usize| rows.iter().map(|r| cell(r, c).chars().count()).max().unwrap_or(0);
     let numeric = |c: usize| {
         rows.len() > 1
@@ -132,11 +168,68 @@ pub fn bytes(n: u64) -> String {
     }
 }
 
+/// Samples of which [`Samples`] keeps every one; of more it keeps as many,
+/// drawn evenly.
+const MAX_SAMPLES: usize = 1_000_000;
+
+/// Durations in nanoseconds, in memory that does not grow with the time that
+/// is measured: past [`MAX_SAMPLES`] they are a uniform sample (Vitter's
+/// algorithm R).
+#[derive(Debug, Clone, Default)]
+pub struct Samples {
+    kept: Vec<u64>,
+    count: u64,
+    max_ns: u64,
+    /// State of the generator that draws.
+    draws: u64,
+}
+
+impl Samples {
+    /// Take one more.
+    pub fn push(&mut self, duration_ns: u64) {
+        self.count += 1;
+        self.max_ns = self.max_ns.max(duration_ns);
+        if self.kept.len() < MAX_SAMPLES {
+            self.kept.push(duration_ns);
+            return;
+        }
+        let at = self.draw() % self.count;
+        if let Some(kept) = usize::try_from(at).ok().and_then(|at| self.kept.get_mut(at)) {
+            *kept = duration_ns;
+        }
+    }
+
+    /// The next number of SplitMix64: even enough to draw by, and the same
+    /// every time.
+    fn draw(&mut self) -> u64 {
+        self.draws = self.draws.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.draws ^ (self.draws >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Their percentiles.
+    pub fn percentiles(mut self) -> Percentiles {
+        self.kept.sort_unstable();
+        let rank = |p: usize| {
+            let at = (self.kept.len() * p).div_ceil(100).saturating_sub(1);
+            self.kept.get(at).copied().unwrap_or(0)
+        };
+        Percentiles {
+            count: self.count,
+            p50_ns: rank(50),
+            p95_ns: rank(95),
+            p99_ns: rank(99),
+            max_ns: self.max_ns,
+        }
+    }
+}
+
 /// Nearest-rank percentiles of durations in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Percentiles {
     /// Samples.
-    pub count: usize,
+    pub count: u64,
     /// The median.
     pub p50_ns: u64,
     /// 95 of 100 are at most this.
@@ -147,39 +240,53 @@ pub struct Percentiles {
     pub max_ns: u64,
 }
 
-impl Percentiles {
-    /// Of `samples`, in any order.
-    pub fn of(mut samples: Vec<u64>) -> Self {
-        samples.sort_unstable();
-        let rank = |p: usize| {
-            let at = (samples.len() * p).div_ceil(100).saturating_sub(1);
-            samples.get(at).copied().unwrap_or(0)
-        };
-        Self {
-            count: samples.len(),
-            p50_ns: rank(50),
-            p95_ns: rank(95),
-            p99_ns: rank(99),
-            max_ns: samples.last().copied().unwrap_or(0),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn percentiles(samples: impl IntoIterator<Item = u64>) -> Percentiles {
+        let mut all = Samples::default();
+        samples.into_iter().for_each(|s| all.push(s));
+        all.percentiles()
+    }
+
     #[test]
     fn percentiles_are_nearest_rank() {
-        let p = Percentiles::of((1..=100).rev().collect());
+        let p = percentiles((1..=100).rev());
         assert_eq!((p.p50_ns, p.p95_ns, p.p99_ns, p.max_ns), (50, 95, 99, 100));
-        assert_eq!(Percentiles::of(vec![7]).p50_ns, 7);
-        assert_eq!(Percentiles::of(Vec::new()).max_ns, 0);
+        assert_eq!(percentiles([7]).p50_ns, 7);
+        assert_eq!(percentiles([]).max_ns, 0);
+    }
+
+    #[test]
+    fn many_samples_are_drawn_evenly() {
+        let n = 4 * MAX_SAMPLES as u64;
+        let mut samples = Samples::default();
+        (0..n).for_each(|s| samples.push(s));
+        assert_eq!(samples.kept.len(), MAX_SAMPLES);
+        let p = samples.percentiles();
+        assert_eq!((p.count, p.max_ns), (n, n - 1));
+        // The median of a uniform sample of 10^6 is within 1 % of the range,
+        // twenty standard deviations.
+        assert!(p.p50_ns.abs_diff(n / 2) < n / 100, "{}", p.p50_ns);
+        assert!(p.p99_ns.abs_diff(n / 100 * 99) < n / 100, "{}", p.p99_ns);
     }
 
     #[test]
     fn terminal_escapes_are_not_passed_on() {
         assert_eq!(printable("a\x1b[31mb\n"), "a\u{fffd}[31mb\n");
+    }
+
+    #[test]
+    fn text_is_not_shown_in_another_order_than_it_has() {
+        assert_eq!(printable("a\u{202e}b\u{2066}c"), "a\u{fffd}b\u{fffd}c");
+    }
+
+    #[test]
+    fn a_label_cannot_forge_a_line() {
+        assert_eq!(inline("ok\nverified:\tyes"), "ok\u{fffd}verified:\u{fffd}yes");
+        let rows = [["name".to_owned()], ["a\nb".to_owned()]].map(Vec::from);
+        assert_eq!(table(&rows), "name\na\u{fffd}b");
     }
 
     #[test]

@@ -9,17 +9,15 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
-use headland_engine::{Engine, EngineOptions};
 use headland_package::{
-    HostPolicy, Layout, PackageBuilder, PackageInfo, PackageLimits, Role, SigningKey, TrustPolicy,
-    TrustedKey,
+    HostPolicy, Layout, PackageBuilder, PackageInfo, Role, SigningKey, TrustPolicy, TrustedKey,
 };
 use headland_pipeline::{Graph, PipelineSpec, StageKind};
 use serde::Deserialize;
 
 use crate::{
-    output::{self, Output, table},
-    run::{default_code_cache, now_unix_s, read_policy},
+    host::{engine_of_user, engine_options, now_unix_s, open, open_verified, read_policy},
+    output::{self, Output, inline, table},
 };
 
 /// `headland package ...`.
@@ -41,6 +39,10 @@ pub enum PackageCommand {
         /// Grant WASI for the check, as a host's policy may
         #[arg(long)]
         wasi: bool,
+
+        /// Check under the limits and grants of the host with this trust policy
+        #[arg(long, conflicts_with = "wasi", value_name = "TRUST")]
+        policy: Option<PathBuf>,
     },
     /// Add a signature to a package
     Sign {
@@ -98,7 +100,13 @@ struct SourceEntry {
 /// Run the command.
 pub fn run(command: &PackageCommand, out: Output) -> anyhow::Result<ExitCode> {
     match command {
-        PackageCommand::Build { source, output, wasi } => build(source, output, *wasi, out),
+        PackageCommand::Build { source, output, wasi, policy } => {
+            let host = match policy {
+                Some(path) => read_policy(path)?.host().clone(),
+                None => HostPolicy { wasi: *wasi, ..HostPolicy::default() },
+            };
+            build(source, output, &host, out)
+        }
         PackageCommand::Sign { package, key } => sign(package, key, out),
         PackageCommand::Verify { package, policy } => verify(package, policy, out),
         PackageCommand::Inspect { package, card } => inspect(package, *card, out),
@@ -106,7 +114,7 @@ pub fn run(command: &PackageCommand, out: Output) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn build(source: &Path, output: &Path, wasi: bool, out: Output) -> anyhow::Result<()> {
+fn build(source: &Path, output: &Path, host: &HostPolicy, out: Output) -> anyhow::Result<()> {
     let manifest = source.join("package.toml");
     let text = fs::read_to_string(&manifest)
         .with_context(|| format!("cannot read {}", manifest.display()))?;
@@ -136,7 +144,7 @@ fn build(source: &Path, output: &Path, wasi: bool, out: Output) -> anyhow::Resul
     }
     let layout = builder.build().context("these entries make no package")?;
     let spinner = out.spinner("checking");
-    check(&layout, wasi)?;
+    check(&layout, host, out)?;
     spinner.finish_and_clear();
     write(&layout, output)?;
     let inspection = layout.inspect()?;
@@ -148,17 +156,17 @@ fn build(source: &Path, output: &Path, wasi: bool, out: Output) -> anyhow::Resul
     }))?;
     out.line(format!(
         "{}: {} {} ({}), not signed yet",
-        output.display(),
-        inspection.info.name,
-        inspection.info.version,
+        inline(&output.display().to_string()),
+        inline(&inspection.info.name),
+        inline(&inspection.info.version),
         inspection.digest
-    ));
+    ))?;
     Ok(())
 }
 
 /// Load the package as a device would, through the one way in: signed by a
 /// key made for this check, under a policy that trusts that key alone.
-fn check(layout: &Layout, wasi: bool) -> anyhow::Result<()> {
+fn check(layout: &Layout, host: &HostPolicy, out: Output) -> anyhow::Result<()> {
     let mut seed = [0u8; 32];
     getrandom::fill(&mut seed)
         .map_err(|e| anyhow::anyhow!("no randomness from the system: {e}"))?;
@@ -174,10 +182,8 @@ fn check(layout: &Layout, wasi: bool) -> anyhow::Result<()> {
             unused.join(", ")
         );
     }
-    let host = HostPolicy { wasi, ..HostPolicy::default() };
-    let code_cache = default_code_cache();
-    let engine = Engine::new(EngineOptions { code_cache, ..EngineOptions::default() })?;
-    let deployment = Arc::new(engine.load(&verified, &host).context("the package would not run")?);
+    let engine = engine_of_user(engine_options(host, out), out)?;
+    let deployment = Arc::new(engine.load(&verified, host).context("the package would not run")?);
     deployment.start().context("the package would not start")?;
     Ok(())
 }
@@ -226,11 +232,6 @@ fn write(layout: &Layout, path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open(package: &Path) -> anyhow::Result<Layout> {
-    Layout::open(package, &PackageLimits::default())
-        .with_context(|| format!("package {}", package.display()))
-}
-
 fn sign(package: &Path, key: &Path, out: Output) -> anyhow::Result<()> {
     let pem =
         fs::read_to_string(key).with_context(|| format!("cannot read key {}", key.display()))?;
@@ -244,15 +245,12 @@ fn sign(package: &Path, key: &Path, out: Output) -> anyhow::Result<()> {
     }
     let digest = layout.inspect()?.digest.to_string();
     out.json(&serde_json::json!({"package": package, "digest": digest, "key_id": id.to_string()}))?;
-    out.line(format!("{}: {digest} signed by key {id}", package.display()));
-    Ok(())
+    out.line(format!("{}: {digest} signed by key {id}", inline(&package.display().to_string())))
 }
 
 fn verify(package: &Path, policy: &Path, out: Output) -> anyhow::Result<()> {
     let policy = read_policy(policy)?;
-    let verified = open(package)?
-        .verify(&policy, now_unix_s()?)
-        .with_context(|| format!("package {} refused", package.display()))?;
+    let verified = open_verified(package, &policy)?;
     let signers: Vec<String> = verified.signers().iter().map(ToString::to_string).collect();
     let info = verified.info();
     out.json(&serde_json::json!({
@@ -266,18 +264,15 @@ fn verify(package: &Path, policy: &Path, out: Output) -> anyhow::Result<()> {
     }))?;
     out.line(format!(
         "{}: verified: {} {} (release {}), {}, {} in {} entries",
-        package.display(),
-        info.name,
-        info.version,
+        inline(&package.display().to_string()),
+        inline(&info.name),
+        inline(&info.version),
         info.release,
         verified.digest(),
         output::bytes(verified.size_bytes()),
         verified.entries().len()
-    ));
-    for id in signers {
-        out.line(format!("  signed by {id}"));
-    }
-    Ok(())
+    ))?;
+    signers.iter().try_for_each(|id| out.line(format!("  signed by {id}")))
 }
 
 fn inspect(package: &Path, card: bool, out: Output) -> anyhow::Result<()> {
@@ -295,18 +290,21 @@ fn inspect(package: &Path, card: bool, out: Output) -> anyhow::Result<()> {
     }))?;
     out.line(format!(
         "{} {} (release {}), {}",
-        i.info.name, i.info.version, i.info.release, i.digest
-    ));
+        inline(&i.info.name),
+        inline(&i.info.version),
+        i.info.release,
+        i.digest
+    ))?;
     if let Some(description) = &i.info.description {
-        out.line(description);
+        out.line(inline(description))?;
     }
     let signers = i.claimed_signers.iter().map(|s| s.as_deref().unwrap_or("(no key id)"));
     let signers: Vec<&str> = signers.collect();
     out.line(if signers.is_empty() {
         "not signed".to_owned()
     } else {
-        format!("not verified; signatures claim to be of {}", signers.join(", "))
-    });
+        format!("not verified; signatures claim to be of {}", inline(&signers.join(", ")))
+    })?;
     let mut rows = vec![["role", "name", "bytes", "digest"].map(str::to_owned).to_vec()];
     for e in &i.entries {
         rows.push(vec![
@@ -316,7 +314,7 @@ fn inspect(package: &Path, card: bool, out: Output) -> anyhow::Result<()> {
             e.digest.to_string(),
         ]);
     }
-    out.line(format!("\n{}", table(&rows)));
+    out.line(format!("\n{}", table(&rows)))?;
     let mut rows =
         vec![["stage", "runs", "inputs", "time limit", "memory limit"].map(str::to_owned).to_vec()];
     let ceiling = headland_tensor::Limits::default();
@@ -348,9 +346,9 @@ fn inspect(package: &Path, card: bool, out: Output) -> anyhow::Result<()> {
             output::bytes(limits.memory_bytes),
         ]);
     }
-    out.line(format!("\n{}", table(&rows)));
+    out.line(format!("\n{}", table(&rows)))?;
     if card && let Some(card) = &i.card {
-        out.line(format!("\n{card}"));
+        out.line(format!("\n{card}"))?;
     }
     Ok(())
 }

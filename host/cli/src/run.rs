@@ -9,18 +9,17 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::Args;
-use headland_engine::{
-    Copies, Deployment, Engine, EngineOptions, Finding, FrameReport, LogLevel, MonitorReport,
-    Runner,
-};
-use headland_package::{HostPolicy, Layout, Package, PackageLimits, TrustPolicy, Verified};
-use headland_pipeline::StageOutput;
+use headland_engine::{Copies, Deployment, Engine, Finding, FrameReport, MonitorReport, Runner};
+use headland_package::{HostPolicy, Package, TrustPolicy, Verified};
+use headland_pipeline::{StageOutput, Stats};
 use headland_tensor::Prediction;
 use serde::Serialize;
 
 use crate::{
-    output::{Output, Percentiles, duration},
+    host::{HostOptions, open_verified, read_policy},
+    output::{Output, Percentiles, Samples, duration, inline},
     source::{self, SourceFrame, SourceOptions},
 };
 
@@ -43,72 +42,6 @@ pub struct Run {
     /// Print the summary and the findings, not every frame
     #[arg(long)]
     summary: bool,
-}
-
-/// How this host trusts and runs packages.
-#[derive(Debug, Clone, Args)]
-pub struct HostOptions {
-    /// Trust policy (TOML): keys, threshold, revocations, grants
-    #[arg(long, value_name = "TRUST")]
-    pub policy: PathBuf,
-
-    /// Folder for compiled code [default: the user's cache folder]
-    #[arg(long, value_name = "DIR")]
-    pub code_cache: Option<PathBuf>,
-
-    /// Compile at every start, and keep no compiled code
-    #[arg(long, conflicts_with = "code_cache")]
-    pub no_code_cache: bool,
-}
-
-/// The user's own cache folder, as the XDG base directory specification says.
-pub fn default_code_cache() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let base = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|h| h.join(".cache")))?;
-    Some(base.join("headland").join("code"))
-}
-
-impl HostOptions {
-    /// Make the engine.
-    pub fn engine(&self, out: Output) -> anyhow::Result<Engine> {
-        let code_cache = match (&self.code_cache, self.no_code_cache) {
-            (_, true) => None,
-            (Some(folder), _) => Some(folder.clone()),
-            (None, _) => default_code_cache(),
-        };
-        let log = Arc::new(move |r: headland_engine::LogRecord| {
-            if r.level >= LogLevel::Info {
-                out.note(&format!("{}: {}", r.stage, r.message));
-            }
-        });
-        Ok(Engine::new(EngineOptions { code_cache, log, ..EngineOptions::default() })?)
-    }
-
-    /// Read a package and verify it; what it may use comes with it.
-    pub fn verify(&self, package: &Path) -> anyhow::Result<(Verified<Package>, HostPolicy)> {
-        let policy = read_policy(&self.policy)?;
-        let layout = Layout::open(package, &PackageLimits::default())
-            .with_context(|| format!("package {}", package.display()))?;
-        let verified = layout
-            .verify(&policy, now_unix_s()?)
-            .with_context(|| format!("package {} refused", package.display()))?;
-        Ok((verified, policy.host().clone()))
-    }
-}
-
-/// Seconds since the Unix epoch.
-pub fn now_unix_s() -> anyhow::Result<u64> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    Ok(now
-        .context("this machine's clock is before 1970; set it, validity depends on it")?
-        .as_secs())
-}
-
-/// Read a trust policy.
-pub fn read_policy(path: &Path) -> anyhow::Result<TrustPolicy> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read trust policy {}", path.display()))?;
-    TrustPolicy::from_toml(&text).with_context(|| format!("trust policy {}", path.display()))
 }
 
 #[derive(Serialize)]
@@ -135,7 +68,9 @@ enum Line<'a> {
         stages: &'a [headland_engine::StageTime],
         copies: Copies,
     },
-    Report(&'a MonitorReport),
+    Report {
+        report: serde_json::Value,
+    },
     Summary(&'a Summary),
 }
 
@@ -176,6 +111,8 @@ pub struct Summary {
     pub copies_per_frame: f64,
     /// Findings of warning and alarm.
     pub findings: Vec<Finding>,
+    /// Frames, calls and taps, as the scheduler counted them.
+    pub stats: Stats,
     /// Rows that the monitors saw and did not see.
     pub monitors: Vec<headland_engine::MonitorCounts>,
     /// Instances made anew after a trap or limit.
@@ -192,8 +129,8 @@ pub struct Tally {
     dropped: BTreeMap<&'static str, u64>,
     labelled: usize,
     correct: usize,
-    durations_ns: Vec<u64>,
-    stages: Vec<(String, Vec<u64>)>,
+    latency: Samples,
+    stages: Vec<(String, Samples)>,
     copies: Copies,
     findings: Vec<Finding>,
 }
@@ -205,7 +142,7 @@ impl Tally {
         match &report.result {
             Ok(output) => {
                 self.completed += 1;
-                self.durations_ns.push(report.duration_ns);
+                self.latency.push(report.duration_ns);
                 if let (Some(label), StageOutput::Prediction(p)) = (label, output) {
                     self.labelled += 1;
                     self.correct +=
@@ -217,7 +154,11 @@ impl Tally {
         for stage in &report.stages {
             match self.stages.iter_mut().find(|(id, _)| *id == stage.stage) {
                 Some((_, samples)) => samples.push(stage.duration_ns),
-                None => self.stages.push((stage.stage.clone(), vec![stage.duration_ns])),
+                None => {
+                    let mut samples = Samples::default();
+                    samples.push(stage.duration_ns);
+                    self.stages.push((stage.stage.clone(), samples));
+                }
             }
         }
         self.copies += report.copies;
@@ -244,15 +185,16 @@ impl Tally {
             labelled: self.labelled,
             correct: self.correct,
             accuracy: (self.labelled > 0).then(|| self.correct as f64 / self.labelled as f64),
-            latency: Percentiles::of(self.durations_ns),
+            latency: self.latency.percentiles(),
             stages: self
                 .stages
                 .into_iter()
-                .map(|(id, samples)| (id, Percentiles::of(samples)))
+                .map(|(id, samples)| (id, samples.percentiles()))
                 .collect(),
             copies_per_frame: per_frame(self.copies.total().count),
             copies: self.copies,
             findings: self.findings,
+            stats: runner.stats().clone(),
             monitors: runner.monitor_counts(),
             restarts: runner.restarts(),
             pooled,
@@ -265,10 +207,12 @@ const MAX_BACKLOG_ROWS: u64 = 256;
 
 /// Run the command.
 pub fn run(command: &Run, out: Output) -> anyhow::Result<ExitCode> {
-    let (verified, host) = command.host.verify(&command.package)?;
-    let engine = command.host.engine(out)?;
+    let policy = read_policy(&command.host.policy)?;
+    let verified = open_verified(&command.package, &policy)?;
+    let frames = source::frames(&command.source)?;
+    let engine = command.host.engine(policy.host(), out)?;
     let spinner = out.spinner("compiling");
-    let deployment = Arc::new(load(&engine, &verified, &host)?);
+    let deployment = Arc::new(load(&engine, &verified, policy.host())?);
     let mut runner = deployment.start().context("the pipeline does not start")?;
     spinner.finish_and_clear();
     let info = verified.info();
@@ -280,13 +224,12 @@ pub fn run(command: &Run, out: Output) -> anyhow::Result<ExitCode> {
     })?;
     out.line(format!(
         "{} {} ({}), signed by {} key(s)",
-        info.name,
-        info.version,
+        inline(&info.name),
+        inline(&info.version),
         verified.digest(),
         verified.signers().len()
-    ));
+    ))?;
 
-    let frames = source::frames(&command.source)?;
     let bar = out.progress("frames", frames.len() as u64);
     let mut tally = Tally::default();
     for frame in &frames {
@@ -306,7 +249,7 @@ pub fn run(command: &Run, out: Output) -> anyhow::Result<ExitCode> {
     tell_reports(out, &mut runner, &mut tally)?;
     let summary = tally.summary(&runner, engine.is_pooled());
     out.json(&Line::Summary(&summary))?;
-    out.line(describe(&summary));
+    out.line(describe(&summary))?;
     if summary.completed == 0 {
         bail!("no frame came through; the reasons are above");
     }
@@ -357,12 +300,13 @@ fn tell_frame(out: Output, frame: &SourceFrame, report: &FrameReport) -> anyhow:
         }
     };
     out.line(format!(
-        "{:>6}  {}  {said}{}  {}",
+        "{:>6}  {}  {}{}  {}",
         report.frame.id,
-        frame.origin,
-        frame.label.as_ref().map(|l| format!("  (label {l})")).unwrap_or_default(),
+        inline(&frame.origin),
+        inline(&said),
+        frame.label.as_ref().map(|l| format!("  (label {})", inline(l))).unwrap_or_default(),
         duration(report.duration_ns),
-    ));
+    ))?;
     out.json(&Line::Frame {
         frame: report.frame.id,
         origin: &frame.origin,
@@ -398,40 +342,57 @@ fn tell_reports(out: Output, runner: &mut Runner, tally: &mut Tally) -> anyhow::
     for report in runner.take_reports() {
         tally.report(&report);
         match &report {
-            MonitorReport::Early { finding } => tell_finding(out, finding),
+            MonitorReport::Early { finding } => out.line(describe_finding(finding))?,
             MonitorReport::Window { monitor, rows, frames, findings, .. } => {
                 if findings.is_empty() {
                     out.line(format!(
                         "{monitor}: frames {}..={}: {rows} rows, nothing found",
                         frames.0, frames.1
-                    ));
+                    ))?;
                 }
-                findings.iter().for_each(|f| tell_finding(out, f));
+                findings.iter().try_for_each(|f| out.line(describe_finding(f)))?;
             }
             MonitorReport::Disabled { monitor, reason } => {
-                out.line(format!("{monitor}: disabled, inference goes on: {reason}"));
+                let reason = inline(reason);
+                out.line(format!("{monitor}: disabled, inference goes on: {reason}"))?;
             }
-            MonitorReport::Error { monitor, message } => out.line(format!("{monitor}: {message}")),
+            MonitorReport::Error { monitor, message } => {
+                out.line(format!("{monitor}: {}", inline(message)))?;
+            }
         }
-        out.json(&Line::Report(&report))?;
+        out.json(&Line::Report { report: report_json(&report)? })?;
     }
     Ok(())
 }
 
-fn tell_finding(out: Output, f: &Finding) {
-    out.line(format!(
+/// A report as JSON, its summary in base64: a summary is bytes, which JSON
+/// would hold as a list of numbers.
+fn report_json(report: &MonitorReport) -> anyhow::Result<serde_json::Value> {
+    let mut value = serde_json::to_value(report)?;
+    if let (MonitorReport::Window { summary, .. }, Some(object)) = (report, value.as_object_mut()) {
+        object.insert("summary".to_owned(), BASE64_STANDARD.encode(summary).into());
+    }
+    Ok(value)
+}
+
+fn describe_finding(f: &Finding) -> String {
+    let what = match &f.feature {
+        Some(feature) => format!("{} of {feature}", f.check),
+        None => f.check.clone(),
+    };
+    format!(
         "{}: frames {}..={}: {:?} {}: {} ({} = {:.4}, threshold {:.4}, {} rows)",
         f.monitor,
         f.frames.0,
         f.frames.1,
         f.severity,
-        f.check,
-        f.message,
-        f.statistic,
+        inline(&what),
+        inline(&f.message),
+        inline(&f.statistic),
         f.value,
         f.threshold,
         f.rows
-    ));
+    )
 }
 
 /// A summary for people.
@@ -481,6 +442,20 @@ fn describe(s: &Summary) -> String {
             m.monitor, m.rows_seen, m.rows_dropped
         );
     }
+    for m in &s.stats.monitors {
+        if m.taps_failed > 0 {
+            let last = m.last_tap_failure.as_deref().unwrap_or("no reason given");
+            text += &format!(
+                "\nmonitor {}: its taps failed {} times, the last because {}",
+                m.id,
+                m.taps_failed,
+                inline(last)
+            );
+        }
+        if m.values_left_out > 0 {
+            text += &format!("\nmonitor {}: {} values left out", m.id, m.values_left_out);
+        }
+    }
     if s.restarts > 0 {
         text += &format!("\n{} stage instances made anew after a trap or limit", s.restarts);
     }
@@ -499,7 +474,7 @@ pub struct Started {
 pub fn start_timed(
     engine: &Engine,
     package: &Path,
-    options: &HostOptions,
+    policy: &TrustPolicy,
 ) -> anyhow::Result<Started> {
     let mut steps = Vec::new();
     let mut last = Instant::now();
@@ -507,11 +482,100 @@ pub fn start_timed(
         steps.push((name, u64::try_from(last.elapsed().as_nanos()).unwrap_or(u64::MAX)));
         last = Instant::now();
     };
-    let (verified, host) = options.verify(package)?;
+    let verified = open_verified(package, policy)?;
     step("read and verify");
-    let deployment = Arc::new(load(engine, &verified, &host)?);
+    let deployment = Arc::new(load(engine, &verified, policy.host())?);
     step("load");
     let runner = deployment.start().context("the pipeline does not start")?;
     step("instantiate");
     Ok(Started { runner, steps })
+}
+
+#[cfg(test)]
+mod tests {
+    use headland_engine::Severity;
+    use headland_pipeline::MonitorStats;
+
+    use super::*;
+
+    #[test]
+    fn a_finding_names_its_feature() {
+        let finding = Finding {
+            monitor: "quality".to_owned(),
+            check: "drift".to_owned(),
+            feature: Some("V3".to_owned()),
+            severity: Severity::Alarm,
+            statistic: "psi".to_owned(),
+            value: 0.5,
+            threshold: 0.2,
+            rows: 10,
+            frames: (0, 9),
+            message: "it moved\nquality: all is well".to_owned(),
+        };
+        assert_eq!(
+            describe_finding(&finding),
+            "quality: frames 0..=9: Alarm drift of V3: it moved\u{fffd}quality: all is well \
+             (psi = 0.5000, threshold 0.2000, 10 rows)"
+        );
+    }
+
+    #[test]
+    fn a_summary_says_that_taps_failed() {
+        let monitor = MonitorStats {
+            id: "quality".to_owned(),
+            taps_failed: 3,
+            last_tap_failure: Some("no column".to_owned()),
+            ..MonitorStats::default()
+        };
+        let summary = Summary {
+            frames: 0,
+            completed: 0,
+            dropped: BTreeMap::new(),
+            labelled: 0,
+            correct: 0,
+            accuracy: None,
+            latency: Samples::default().percentiles(),
+            stages: Vec::new(),
+            copies: Copies::default(),
+            copies_per_frame: 0.0,
+            findings: Vec::new(),
+            stats: Stats {
+                submitted: 0,
+                admitted: 0,
+                completed: 0,
+                dropped: BTreeMap::new(),
+                queue_high_water: 0,
+                under_way_high_water: 0,
+                shadows_dropped: 0,
+                stages: Vec::new(),
+                monitors: vec![monitor],
+            },
+            monitors: Vec::new(),
+            restarts: 0,
+            pooled: false,
+        };
+        let said = describe(&summary);
+        assert!(
+            said.ends_with("quality: its taps failed 3 times, the last because no column"),
+            "{said}"
+        );
+        assert_eq!(serde_json::json!(summary)["stats"]["monitors"][0]["taps_failed"], 3);
+    }
+
+    #[test]
+    fn a_report_says_once_what_it_is() -> anyhow::Result<()> {
+        let report = MonitorReport::Window {
+            monitor: "quality".to_owned(),
+            rows: 1,
+            frames: (0, 0),
+            summary: vec![0, 255],
+            findings: Vec::new(),
+        };
+        let text = serde_json::to_string(&Line::Report { report: report_json(&report)? })?;
+        let line: serde_json::Value = serde_json::from_str(&text)?;
+        assert_eq!(line["kind"], "report");
+        assert_eq!(line["report"]["kind"], "window");
+        assert_eq!(line["report"]["summary"], "AP8=");
+        Ok(())
+    }
 }

@@ -6,7 +6,10 @@ use anyhow::Context;
 use clap::Subcommand;
 use headland_package::{HostPolicy, PublicKey, TrustPolicy, TrustedKey};
 
-use crate::{output::Output, run::read_policy};
+use crate::{
+    host::read_policy,
+    output::{Output, inline},
+};
 
 /// `headland trust ...`.
 #[derive(Debug, Subcommand)]
@@ -61,11 +64,20 @@ pub fn run(command: &Trust, out: Output) -> anyhow::Result<ExitCode> {
                 .open(output)
                 .and_then(|mut f| f.write_all(text.as_bytes()))
                 .with_context(|| format!("cannot write {}", output.display()))?;
+            let trusted: Vec<_> = policy
+                .keys()
+                .map(|k| serde_json::json!({"name": k.name, "id": k.public_key.id().to_string()}))
+                .collect();
+            out.json(&serde_json::json!({
+                "policy": output,
+                "threshold": threshold,
+                "keys": trusted,
+            }))?;
             out.line(format!(
                 "{}: {threshold} of {} key(s) must sign",
-                output.display(),
+                inline(&output.display().to_string()),
                 keys.len()
-            ));
+            ))?;
         }
         Trust::Show { policy } => {
             let policy = read_policy(policy)?;
@@ -86,16 +98,16 @@ pub fn run(command: &Trust, out: Output) -> anyhow::Result<ExitCode> {
                 "keys": keys,
                 "host": policy.host(),
             }))?;
-            out.line(format!("{} of these keys must have signed a package:", policy.threshold()));
+            out.line(format!("{} of these keys must have signed a package:", policy.threshold()))?;
             for k in policy.keys() {
                 let id = k.public_key.id();
                 let revoked = if policy.is_key_revoked(&id) { "  (revoked)" } else { "" };
-                out.line(format!("  {}  {id}{revoked}", k.name));
+                out.line(format!("  {}  {id}{revoked}", inline(&k.name)))?;
             }
             out.line(format!(
                 "WASI {}",
                 if policy.host().wasi { "granted to stages that ask" } else { "denied" }
-            ));
+            ))?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,6 @@
 //! A verified package, ready to run.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use headland_inference::{CpuExecutor, Dimension, InferenceError, LoadLimits, Model, ModelSet};
 use headland_package::{HostPolicy, Package, PackageInfo, Role, Verified};
@@ -83,12 +83,15 @@ pub enum LoadError {
     },
 }
 
+/// A day: longer than that no call may take, and no sum of times overflows.
+const MAX_TIME_MS: u64 = 86_400_000;
+
 /// How a stage is run.
 pub(crate) enum StageRunner {
     /// A component.
     Component(Arc<Prepared>),
-    /// A model of the package, run directly.
-    Model(Arc<dyn Model>),
+    /// A model of the package, run directly, and for how long at most.
+    Model(Arc<dyn Model>, Duration),
     /// Done by the scheduler itself.
     Scheduler,
 }
@@ -214,7 +217,8 @@ impl Engine {
             .map_err(|source| LoadError::Spec { package: info.name.clone(), source })?;
         let graph = Graph::new(spec)
             .map_err(|source| LoadError::Graph { package: info.name.clone(), source })?;
-        let ceiling = self.options().ceiling.min(host.limits);
+        let mut ceiling = self.options().ceiling.min(host.limits);
+        ceiling.time_ms = ceiling.time_ms.min(MAX_TIME_MS);
         let loader = Loader {
             engine: self,
             package,
@@ -244,7 +248,10 @@ impl Engine {
                         return Err(LoadError::NoGpu { user });
                     }
                     (
-                        StageRunner::Model(loader.model(&user, model)?),
+                        StageRunner::Model(
+                            loader.model(&user, model)?,
+                            Duration::from_millis(limits.time_ms),
+                        ),
                         format!("model {model} on cpu"),
                     )
                 }

@@ -66,17 +66,19 @@ enum Slot {
     Scheduler,
 }
 
-/// Whether a model was given something that is not for it.
-fn is_bad_input(e: &InferenceError) -> bool {
+/// How a stage failed whose model gave this error.
+fn kind(e: &InferenceError) -> FailureKind {
     use InferenceError as E;
-    matches!(
-        e,
+    match e {
         E::MissingInput { .. }
-            | E::UnknownInput { .. }
-            | E::DuplicateInput { .. }
-            | E::WrongDType { .. }
-            | E::WrongShape { .. }
-    )
+        | E::UnknownInput { .. }
+        | E::DuplicateInput { .. }
+        | E::WrongDType { .. }
+        | E::WrongShape { .. } => FailureKind::BadInput,
+        E::DeadlineExceeded { .. } => FailureKind::Timeout,
+        E::OverLimit { .. } => FailureKind::Limit,
+        _ => FailureKind::Inference,
+    }
 }
 
 /// One running pipeline. Frames go in one at a time; run several for more.
@@ -103,7 +105,7 @@ impl Runner {
                         source,
                     })?))
                 }
-                StageRunner::Model(_) => Slot::Model,
+                StageRunner::Model(..) => Slot::Model,
                 StageRunner::Scheduler => Slot::Scheduler,
             });
         }
@@ -216,15 +218,11 @@ impl Runner {
             (Some(Slot::Component(instance)), _) => {
                 Ok(instance.run(frame, inputs, &mut self.copies)?)
             }
-            (Some(Slot::Model), Some(StageRunner::Model(model))) => {
-                let outputs = model.run(&inputs).map_err(|e| StageFailure {
-                    kind: if is_bad_input(&e) {
-                        FailureKind::BadInput
-                    } else {
-                        FailureKind::Inference
-                    },
-                    message: e.to_string(),
-                })?;
+            (Some(Slot::Model), Some(StageRunner::Model(model, limit))) => {
+                let deadline = Instant::now().checked_add(*limit);
+                let outputs = model
+                    .run_until(&inputs, deadline)
+                    .map_err(|e| StageFailure { kind: kind(&e), message: e.to_string() })?;
                 self.copies.model_run(&inputs, &outputs);
                 Ok(StageOutput::Tensors(outputs))
             }

@@ -44,9 +44,10 @@ pub trait Model: Send + Sync {
     ///
     /// A run that plans for new shapes spends its time on that too. Neither
     /// planning nor an operator is interrupted: a run may outlast its deadline
-    /// by the longest of them, and is then refused all the same. A turn of a
-    /// loop (`Loop`, `Scan`, `LSTM`) counts as one operator. What was planned
-    /// is kept, so the next run for these shapes can get further.
+    /// by the longest of them, and is then refused all the same. One operator
+    /// here is also what an executor fuses into one, and one turn of a loop
+    /// (`Loop`, `Scan`, `LSTM`). What was planned is kept, so the next run for
+    /// these shapes can get further.
     ///
     /// Where [`Instant::now`] is not available, as on wasm32-unknown-unknown,
     /// the deadline must be `None`.

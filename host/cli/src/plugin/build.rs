@@ -8,12 +8,13 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Args;
-use headland_engine::{Engine, EngineOptions, describe_component};
+use headland_engine::describe_component;
+use headland_package::HostPolicy;
 use wit_component::ComponentEncoder;
 
 use crate::{
-    output::{self, Output},
-    run::default_code_cache,
+    host::{engine_of_user, engine_options},
+    output::{self, Output, inline},
 };
 
 const TARGET: &str = "wasm32-unknown-unknown";
@@ -50,8 +51,7 @@ pub fn run(command: &Build, out: Output) -> anyhow::Result<ExitCode> {
     } else {
         wrap(&bytes).with_context(|| format!("{} makes no component", module.display()))?
     };
-    let code_cache = default_code_cache();
-    let engine = Engine::new(EngineOptions { code_cache, ..EngineOptions::default() })?;
+    let engine = engine_of_user(engine_options(&HostPolicy::default(), out), out)?;
     let wasi = imports_wasi(&component);
     let (world, description) = describe_component(&engine, &component, wasi)
         .with_context(|| format!("{} is no Headland component", module.display()))?;
@@ -69,12 +69,12 @@ pub fn run(command: &Build, out: Output) -> anyhow::Result<ExitCode> {
     }))?;
     out.line(format!(
         "{}: {} {}, a {world} component of {}{}",
-        command.output.display(),
-        description.name,
-        description.version,
+        inline(&command.output.display().to_string()),
+        inline(&description.name),
+        inline(&description.version),
         output::bytes(component.len() as u64),
         if wasi { "; it imports WASI, so its stage needs `wasi = true`" } else { "" },
-    ));
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 

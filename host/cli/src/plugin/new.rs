@@ -12,7 +12,10 @@ use headland_tensor::Tensor;
 use include_dir::{Dir, include_dir};
 
 use super::Kind;
-use crate::{npy, output::Output};
+use crate::{
+    npy,
+    output::{Output, inline},
+};
 
 /// The SDK and the contract that it is generated from: a new project gets its
 /// own copy, so that it builds the same wherever it is.
@@ -50,6 +53,9 @@ pub fn run(command: &New, out: Output) -> anyhow::Result<ExitCode> {
             "{name:?} is no name for a component: it needs a-z, 0-9 and inner hyphens, and starts with a letter"
         );
     }
+    if let Some(why) = reserved(name) {
+        bail!("{name:?} is no name for a component: {why}");
+    }
     let folder = command.path.clone().unwrap_or_else(|| PathBuf::from(name));
     if folder.exists() {
         bail!("{} exists already; choose another name or --path", folder.display());
@@ -61,9 +67,30 @@ pub fn run(command: &New, out: Output) -> anyhow::Result<ExitCode> {
     out.json(&serde_json::json!({"project": folder, "name": name}))?;
     out.line(format!(
         "{} is ready; its README.md says how to build, sign and run it",
-        folder.display()
-    ));
+        inline(&folder.display().to_string())
+    ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Why a crate cannot have the name that otherwise fits, if it cannot.
+fn reserved(name: &str) -> Option<&'static str> {
+    match name {
+        // The words that may be a name here, of the Rust reference's strict
+        // and reserved keywords up to edition 2024.
+        "abstract" | "as" | "async" | "await" | "become" | "box" | "break" | "const"
+        | "continue" | "crate" | "do" | "dyn" | "else" | "enum" | "extern" | "false" | "final"
+        | "fn" | "for" | "gen" | "if" | "impl" | "in" | "let" | "loop" | "macro" | "match"
+        | "mod" | "move" | "mut" | "override" | "priv" | "pub" | "ref" | "return" | "self"
+        | "static" | "struct" | "super" | "trait" | "true" | "try" | "type" | "typeof"
+        | "unsafe" | "unsized" | "use" | "virtual" | "where" | "while" | "yield" => {
+            Some("it is a keyword of Rust")
+        }
+        "test" | "core" | "std" | "alloc" | "proc-macro" => Some("it is a crate of Rust's own"),
+        "headland-sdk" | "schemars" | "serde" | "serde-json" => {
+            Some("the project depends on a crate of that name")
+        }
+        _ => None,
+    }
 }
 
 fn write(path: &Path, contents: &[u8]) -> anyhow::Result<()> {
@@ -163,8 +190,12 @@ fn manifest(name: &str) -> anyhow::Result<String> {
     for key in ["plugin", "release"] {
         if let Some(toml::Value::Table(profile)) = profiles.and_then(|p| p.get(key)) {
             // Overrides for packages of ours mean nothing there.
-            let own = profile.iter().filter(|(k, _)| !matches!(k.as_str(), "package" | "build-override"));
-            kept.insert(key.to_owned(), own.map(|(k, v)| (k.clone(), v.clone())).collect::<toml::Table>().into());
+            let own =
+                profile.iter().filter(|(k, _)| !matches!(k.as_str(), "package" | "build-override"));
+            kept.insert(
+                key.to_owned(),
+                own.map(|(k, v)| (k.clone(), v.clone())).collect::<toml::Table>().into(),
+            );
         }
     }
     nested.insert("profile".to_owned(), toml::Value::Table(kept));

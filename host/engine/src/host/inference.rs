@@ -21,6 +21,7 @@ impl From<InferenceError> for wit::InferenceError {
             InferenceError::WrongDType { .. } => Self::WrongDtype(message),
             InferenceError::WrongShape { .. } => Self::WrongShape(message),
             InferenceError::OverLimit { .. } => Self::OutOfMemory(message),
+            InferenceError::DeadlineExceeded { .. } => Self::DeadlineExceeded,
             _ => Self::Failed(message),
         }
     }
@@ -112,7 +113,8 @@ impl wit::HostModel for StageState {
     ) -> wasmtime::Result<Outputs> {
         self.enter()?;
         let inputs = self.take(inputs)?;
-        let result = self.table.get(&this)?.0.run(&inputs);
+        let deadline = Some(self.budget.deadline);
+        let result = self.table.get(&this)?.0.run_until(&inputs, deadline);
         self.finish(&inputs, result)
     }
 
@@ -155,7 +157,8 @@ impl wit::HostSession for StageState {
     ) -> wasmtime::Result<Outputs> {
         self.enter()?;
         let inputs = self.take(inputs)?;
-        let result = self.table.get_mut(&this)?.0.run(&inputs);
+        let deadline = Some(self.budget.deadline);
+        let result = self.table.get_mut(&this)?.0.run_until(&inputs, deadline);
         self.finish(&inputs, result)
     }
 

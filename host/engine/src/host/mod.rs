@@ -10,6 +10,7 @@ pub(crate) use log::clip;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use headland_inference::{Model, Session};
@@ -189,6 +190,8 @@ impl ResourceLimiter for ResourceGuard {
 
 /// What is left of one call's allowance.
 struct Budget {
+    /// When the call must be over.
+    deadline: Instant,
     hostcalls: u64,
     log_lines: u32,
 }
@@ -262,7 +265,7 @@ impl StageState {
             open: 0,
             guard: ResourceGuard { limits, hit: None, memory_bytes: 0, growth_bytes: 0 },
             limits,
-            budget: Budget { hostcalls: 0, log_lines: 0 },
+            budget: Budget { deadline: Instant::now(), hostcalls: 0, log_lines: 0 },
             copies: Copies::default(),
             models,
             stage: stage.to_owned(),
@@ -273,8 +276,11 @@ impl StageState {
 
     /// Give the instance a fresh allowance for one call.
     pub(crate) fn begin_call(&mut self) {
-        self.budget =
-            Budget { hostcalls: self.limits.hostcalls, log_lines: log::MAX_LINES_PER_CALL };
+        self.budget = Budget {
+            deadline: Instant::now() + Duration::from_millis(self.limits.time_ms),
+            hostcalls: self.limits.hostcalls,
+            log_lines: log::MAX_LINES_PER_CALL,
+        };
         self.copies = Copies::default();
         // One that the component got over in an earlier call.
         self.guard.hit = None;

@@ -181,8 +181,8 @@ impl CpuModel {
                 });
             match outcome {
                 Err(
-                    e @ (InferenceError::OverLimit { .. }
-                    | InferenceError::DeadlineExceeded { .. }),
+                    e
+                    @ (InferenceError::OverLimit { .. } | InferenceError::DeadlineExceeded { .. }),
                 ) => return Err(e),
                 Err(e) => refusal = e,
                 outputs => return outputs,

@@ -146,11 +146,12 @@ impl Plan {
             .map(|(tensor, _)| to_tract(tensor).map(TValue::from))
             .collect();
         let fed = fed?;
-        let made = contained("running", || deadline::run(&self.runnable, fed, deadline))?
-            .map_err(|e| match e.downcast_ref::<InferenceError>() {
+        let made = contained("running", || deadline::run(&self.runnable, fed, deadline))?.map_err(
+            |e| match e.downcast_ref::<InferenceError>() {
                 Some(ours @ InferenceError::DeadlineExceeded { .. }) => ours.clone(),
                 _ => InferenceError::Failed { reason: chain(&e) },
-            })?;
+            },
+        )?;
         outputs
             .iter()
             .zip(made.iter())
