@@ -244,6 +244,22 @@ fn zero_size_tensors() {
     try_out(&bytes(&proto));
 }
 
+#[test]
+fn largest_of_no_elements_is_refused_rather_than_wrong() {
+    for op in ["ReduceMax", "ReduceMin"] {
+        let onnx = one_node(
+            op,
+            vec![value("x", DataType::Float, &["n", "4"])],
+            value("y", DataType::Float, &["1", "1"]),
+        );
+        let model = load(&onnx).unwrap();
+        let some = model.run(&[named("x", f32_tensor(&[1, 4], &[1.0, 3.0, 2.0, 1.0]))]).unwrap();
+        assert_eq!(some[0].1.to_vec::<f32>().unwrap(), [if op == "ReduceMax" { 3.0 } else { 1.0 }]);
+        let none = model.run(&[named("x", f32_tensor(&[0, 4], &[]))]).unwrap_err();
+        assert!(none.to_string().contains("of no elements"), "{none}");
+    }
+}
+
 /// A model of one node that makes a tensor out of a shape, and the shape.
 fn maker(op: &str, shape: &[i64]) -> ModelProto {
     let dims: Vec<&str> = vec!["?"; shape.len()];

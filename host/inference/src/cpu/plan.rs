@@ -243,6 +243,15 @@ fn infer_node(
     let (inputs, outputs, observed) =
         op.infer(refs(inputs), refs(outputs), refs(observed)).map_err(unsupported)?;
     outputs.iter().try_for_each(|fact| check_size(fact, &name, limits))?;
+    if matches!(&*op_name, "Reduce<Max>" | "Reduce<Min>")
+        && is_empty(inputs.first()) == Some(true)
+        && is_empty(outputs.first()) == Some(false)
+    {
+        // ONNX wants an infinity or an integer's own limit; tract gives the
+        // largest finite number.
+        let reason = "the largest or smallest of no elements";
+        return Err(InferenceError::unsupported(op_name, name, reason));
+    }
     for (outlet, fact) in outlets.into_iter().zip(inputs.into_iter().chain(outputs).chain(observed))
     {
         graph
@@ -267,6 +276,11 @@ fn check_sizes_given(fact: Option<&InferenceFact>, node: &str) -> Result<(), Inf
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a tensor has no elements, where that is known.
+fn is_empty(fact: Option<&InferenceFact>) -> Option<bool> {
+    Some(fact?.shape.concretize()?.iter().any(|d| *d == 0.to_dim()))
 }
 
 fn refs(facts: &[InferenceFact]) -> TVec<&InferenceFact> {
