@@ -30,7 +30,9 @@ pub fn main(workspace: &Workspace) -> Result<()> {
     fs::remove_dir_all(&folder)?;
     if workspace.has_benches {
         let figures = step("cargo bench", || {
-            run(Command::new(cargo()).args(["bench", "--workspace"]).current_dir(&workspace.root))
+            run(Command::new(cargo())
+                .args(["bench", "--workspace", "--bench", "*"])
+                .current_dir(&workspace.root))
         })?;
         println!("{figures}");
     }
