@@ -10,7 +10,7 @@ use std::{
 use headland_tensor::{DType, NamedTensors, Tensor};
 use serde::Serialize;
 
-use crate::{InferenceError, LoadLimits, front};
+use crate::{InferenceError, Interpreted, LoadLimits, Value, front};
 
 /// Turns ONNX bytes into a model that runs on one kind of device.
 pub trait Executor: Send + Sync {
@@ -23,6 +23,19 @@ pub trait Executor: Send + Sync {
     /// [`InferenceError::Malformed`], [`InferenceError::OverLimit`], and
     /// [`InferenceError::Unsupported`] for what this executor cannot run.
     fn load(&self, onnx: &[u8], limits: &LoadLimits) -> Result<Arc<dyn Model>, InferenceError>;
+
+    /// Run a model whose inputs and outputs are not all tensors of the
+    /// contract.
+    ///
+    /// # Errors
+    /// As [`Interpreted::run`].
+    fn run_wide(
+        &self,
+        model: &Interpreted,
+        inputs: Vec<Value>,
+    ) -> Result<Vec<Value>, InferenceError> {
+        model.run(inputs)
+    }
 }
 
 /// A loaded model. Runs share nothing that changes, so any number of threads
@@ -30,6 +43,10 @@ pub trait Executor: Send + Sync {
 pub trait Model: Send + Sync {
     /// What it takes and gives.
     fn info(&self) -> &ModelInfo;
+
+    /// What runs it, for people to read: the executor, and within it the part
+    /// that took the model on, for example `cpu, by tract`.
+    fn engine(&self) -> String;
 
     /// Run once, for as long as it takes. Needs every input, in any order;
     /// gives every output, in the model's order.

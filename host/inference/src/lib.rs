@@ -14,18 +14,25 @@
 //! # Ok(()) }
 //! ```
 
+pub mod case;
 mod cpu;
+mod deadline;
 mod error;
 mod executor;
 mod front;
+mod graph;
+mod interpreter;
 mod limits;
 mod session;
 mod set;
+mod value;
 
 pub use cpu::CpuExecutor;
 pub use error::InferenceError;
 pub use executor::{Dimension, Executor, Model, ModelInfo, TensorInfo};
 pub use front::tensor::tensor_from_onnx;
+pub use interpreter::{Interpreted, InterpretingExecutor, OpError, OpResult};
 pub use limits::LoadLimits;
 pub use session::{Session, StateBinding};
 pub use set::ModelSet;
+pub use value::{Array, Element, Key, Lanes, Scalar, Small, Type, Value, value_from_onnx};

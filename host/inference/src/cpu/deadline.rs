@@ -4,11 +4,7 @@
 //! each node of a plan and of the branch that an `If` takes, and before each
 //! turn of a loop, which to tract is one operator.
 
-use std::{
-    fmt::Display,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use tract_onnx::tract_hir::{
     internal::{
@@ -22,30 +18,9 @@ use tract_onnx::tract_hir::{
     },
 };
 
-use crate::InferenceError;
-
-/// When a run must have ended.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Deadline {
-    end: Instant,
-    /// From the start of the run to `end`.
-    allowed: Duration,
-}
+use crate::deadline::Deadline;
 
 impl Deadline {
-    /// The deadline of a run that starts now.
-    pub(super) fn new(end: Instant) -> Self {
-        Self { end, allowed: end.saturating_duration_since(Instant::now()) }
-    }
-
-    /// Refuse to go on with `next` once the deadline has passed.
-    pub(super) fn check(&self, next: impl Display) -> Result<(), InferenceError> {
-        if Instant::now() < self.end {
-            return Ok(());
-        }
-        Err(InferenceError::DeadlineExceeded { allowed: self.allowed, next: next.to_string() })
-    }
-
     /// Check before each turn of every loop of a run that is about to start.
     fn watch_loops(self, state: &mut TypedSimpleState) -> TractResult<()> {
         let plan = Arc::clone(state.plan());

@@ -1,4 +1,5 @@
-//! The CPU executor: tract behind our own checks.
+//! The CPU executor: tract behind our own checks, and the interpreter for what
+//! tract does not plan.
 //!
 //! tract reports what it cannot do as an error, but on some models it panics.
 //! Every call into it goes through [`contained`], so that a model can take
@@ -23,8 +24,10 @@ use tract_onnx::{
     tract_hir::internal::{InferenceModel, TractError},
 };
 
-use crate::{Dimension, Executor, InferenceError, LoadLimits, Model, ModelInfo, front};
-use deadline::Deadline;
+use crate::{
+    Dimension, Executor, InferenceError, Interpreted, LoadLimits, Model, ModelInfo,
+    deadline::Deadline, front,
+};
 use plan::{Fold, Plan};
 
 /// Runs models on the CPU, with tract.
@@ -38,49 +41,63 @@ impl Executor for CpuExecutor {
 
     fn load(&self, onnx: &[u8], limits: &LoadLimits) -> Result<Arc<dyn Model>, InferenceError> {
         let (mut proto, info) = front::open(onnx, limits)?;
-        let mut tract = tract_onnx::onnx().with_ignore_value_info(true);
-        tract.op_register.insert("If", branch::build);
-        tract.op_register.insert("QuantizeLinear", quantize::build);
-        for value in info.inputs.iter().chain(&info.outputs) {
-            tensor::check_dtype(value)?;
-        }
         front::rewrite(&mut proto);
-        check_operators(&proto, &tract)?;
-        let mut parsed = contained("reading the graph", || tract.parse(&proto, None))?
-            .map_err(|e| InferenceError::unsupported("graph", "", chain(&e)))?;
-        if let Some(name) = parsed.unresolved_inputs.first() {
-            return Err(InferenceError::malformed(format!("nothing gives {name:?}")));
-        }
-        branch::set_limits(&mut parsed.model, limits);
-        let model = CpuModel {
-            info,
-            graph: parsed.model,
-            limits: *limits,
-            plans: Mutex::new(Plans { fold: Fold::Nothing, recent: Vec::new() }),
+        let taken = info.inputs.iter().chain(&info.outputs).try_for_each(tensor::check_dtype);
+        let refused = match taken.and_then(|()| TractModel::new(&proto, &info, limits)) {
+            Ok(model) => {
+                // What has a plan for its only shapes needs nothing else.
+                let bytes = (!model.is_planned()).then(|| onnx.into());
+                let fallback = Mutex::new(Fallback::Unused(bytes));
+                let model = CpuModel { info, tract: Some(model), fallback, limits: *limits };
+                return Ok(Arc::new(model));
+            }
+            Err(e @ (InferenceError::Unsupported { .. } | InferenceError::Failed { .. })) => e,
+            Err(e) => return Err(e),
         };
-        model.plan_ahead()?;
-        Ok(Arc::new(model))
+        let fallback = match Interpreted::new(onnx, &proto, limits) {
+            Ok(model) => Fallback::Used(Arc::new(model)),
+            Err(InferenceError::Unsupported { op, node, reason }) => {
+                let reason = format!("{reason}; tract: {refused}");
+                return Err(InferenceError::Unsupported { op, node, reason });
+            }
+            Err(e) => return Err(e),
+        };
+        Ok(Arc::new(CpuModel {
+            info,
+            tract: None,
+            fallback: Mutex::new(fallback),
+            limits: *limits,
+        }))
     }
 }
 
-/// A model that tract has parsed. Plans are made for the shapes that come.
+/// A model on the CPU: tract runs it, or the interpreter where tract does not
+/// plan it.
 struct CpuModel {
     info: ModelInfo,
-    graph: InferenceModel,
+    tract: Option<TractModel>,
+    fallback: Mutex<Fallback>,
     limits: LoadLimits,
-    plans: Mutex<Plans>,
 }
 
-struct Plans {
-    /// The least folding that has been enough so far.
-    fold: Fold,
-    /// The plans last used, the latest last.
-    recent: Vec<Arc<Plan>>,
+/// The interpreter, for shapes and values that tract turns out not to plan.
+enum Fallback {
+    /// Not needed so far; the model's bytes, where it may come to be.
+    Unused(Option<Box<[u8]>>),
+    /// Every run goes there.
+    Used(Arc<Interpreted>),
 }
 
 impl Model for CpuModel {
     fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    fn engine(&self) -> String {
+        match &*self.fallback() {
+            Fallback::Unused(_) => "cpu, by tract".to_owned(),
+            Fallback::Used(_) => "cpu, by the interpreter".to_owned(),
+        }
     }
 
     fn run_until(
@@ -97,23 +114,119 @@ impl Model for CpuModel {
                 return Err(InferenceError::over(what, len_bytes, self.limits.max_tensor_bytes));
             }
         }
-        let start = match self.recent(&inputs) {
-            Ok(plan) => match plan.run(&inputs, &self.info.outputs, deadline) {
+        let interpreted = match &*self.fallback() {
+            Fallback::Used(model) => Some(Arc::clone(model)),
+            Fallback::Unused(_) => None,
+        };
+        match (&self.tract, interpreted) {
+            (_, Some(model)) => self.interpret(&model, &inputs, deadline),
+            (Some(tract), None) => match tract.run(&self.info, &inputs, deadline) {
+                Err(
+                    refused @ (InferenceError::Unsupported { .. } | InferenceError::Failed { .. }),
+                ) => {
+                    let Some(model) = self.fall_back()? else { return Err(refused) };
+                    let outputs = self.interpret(&model, &inputs, deadline)?;
+                    *self.fallback() = Fallback::Used(model);
+                    Ok(outputs)
+                }
+                outcome => outcome,
+            },
+            (None, None) => Err(InferenceError::Failed { reason: "nothing runs it".to_owned() }),
+        }
+    }
+}
+
+impl CpuModel {
+    fn fallback(&self) -> MutexGuard<'_, Fallback> {
+        self.fallback.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The model for the interpreter, where its bytes were kept.
+    fn fall_back(&self) -> Result<Option<Arc<Interpreted>>, InferenceError> {
+        match &*self.fallback() {
+            Fallback::Used(model) => Ok(Some(Arc::clone(model))),
+            Fallback::Unused(Some(onnx)) => {
+                Interpreted::load(onnx, &self.limits).map(|model| Some(Arc::new(model)))
+            }
+            Fallback::Unused(None) => Ok(None),
+        }
+    }
+
+    fn interpret(
+        &self,
+        model: &Interpreted,
+        inputs: &[Tensor],
+        deadline: Option<Deadline>,
+    ) -> Result<NamedTensors, InferenceError> {
+        contained("running", || model.run_tensors(&self.info, inputs, deadline))?
+    }
+}
+
+/// A model that tract has parsed. Plans are made for the shapes that come.
+struct TractModel {
+    graph: InferenceModel,
+    limits: LoadLimits,
+    plans: Mutex<Plans>,
+}
+
+struct Plans {
+    /// The least folding that has been enough so far.
+    fold: Fold,
+    /// The plans last used, the latest last.
+    recent: Vec<Arc<Plan>>,
+}
+
+impl TractModel {
+    fn new(
+        proto: &ModelProto,
+        info: &ModelInfo,
+        limits: &LoadLimits,
+    ) -> Result<Self, InferenceError> {
+        let mut tract = tract_onnx::onnx().with_ignore_value_info(true);
+        tract.op_register.insert("If", branch::build);
+        tract.op_register.insert("QuantizeLinear", quantize::build);
+        check_operators(proto, &tract)?;
+        let mut parsed = contained("reading the graph", || tract.parse(proto, None))?
+            .map_err(|e| InferenceError::unsupported("graph", "", chain(&e)))?;
+        if let Some(name) = parsed.unresolved_inputs.first() {
+            return Err(InferenceError::malformed(format!("nothing gives {name:?}")));
+        }
+        branch::set_limits(&mut parsed.model, limits);
+        let model = Self {
+            graph: parsed.model,
+            limits: *limits,
+            plans: Mutex::new(Plans { fold: Fold::Nothing, recent: Vec::new() }),
+        };
+        model.plan_ahead(info)?;
+        Ok(model)
+    }
+
+    /// Whether it has been planned for the only shapes that it takes.
+    fn is_planned(&self) -> bool {
+        !self.lock().recent.is_empty()
+    }
+
+    fn run(
+        &self,
+        info: &ModelInfo,
+        inputs: &[Tensor],
+        deadline: Option<Deadline>,
+    ) -> Result<NamedTensors, InferenceError> {
+        let start = match self.recent(inputs) {
+            Ok(plan) => match plan.run(inputs, &info.outputs, deadline) {
                 Err(InferenceError::Failed { .. }) => self.lock().fold,
                 outcome => return outcome,
             },
             Err(fold) => fold,
         };
-        self.plan_and_run(&inputs, start, deadline)
+        self.plan_and_run(info, inputs, start, deadline)
     }
-}
 
-impl CpuModel {
     /// Make the plan of a model whose inputs all have fixed shapes, so that
     /// what cannot run is refused when it is loaded.
-    fn plan_ahead(&self) -> Result<(), InferenceError> {
+    fn plan_ahead(&self, info: &ModelInfo) -> Result<(), InferenceError> {
         let mut shapes = Vec::new();
-        for input in &self.info.inputs {
+        for input in &info.inputs {
             let dims = input.shape.iter().map(|d| match d {
                 Dimension::Fixed(size) => Some(*size),
                 Dimension::Symbolic(_) => None,
@@ -123,13 +236,13 @@ impl CpuModel {
                 None => return Ok(()),
             }
         }
-        match Plan::of_shapes(&self.graph, &self.info.inputs, &shapes, &self.limits) {
+        match Plan::of_shapes(&self.graph, &info.inputs, &shapes, &self.limits) {
             Ok(plan) => {
                 self.keep(Arc::new(plan), Fold::Nothing);
                 Ok(())
             }
             // Values of the inputs may yet make the difference.
-            Err(InferenceError::Unsupported { .. }) if !self.info.inputs.is_empty() => Ok(()),
+            Err(InferenceError::Unsupported { .. }) if !info.inputs.is_empty() => Ok(()),
             Err(e) => Err(e),
         }
     }
@@ -152,6 +265,7 @@ impl CpuModel {
     /// when they run that they need a value, so a failed run folds more too.
     fn plan_and_run(
         &self,
+        info: &ModelInfo,
         inputs: &[Tensor],
         start: Fold,
         deadline: Option<Deadline>,
@@ -169,8 +283,8 @@ impl CpuModel {
                 deadline.check("planning")?;
             }
             // Planning takes long, and so holds no lock.
-            let outcome = Plan::new(&self.graph, &self.info.inputs, inputs, &folded, &self.limits)
-                .and_then(|plan| match plan.run(inputs, &self.info.outputs, deadline) {
+            let outcome = Plan::new(&self.graph, &info.inputs, inputs, &folded, &self.limits)
+                .and_then(|plan| match plan.run(inputs, &info.outputs, deadline) {
                     // As far as it got, the plan has served; without it the
                     // next run would spend its time on planning again.
                     outcome @ (Ok(_) | Err(InferenceError::DeadlineExceeded { .. })) => {

@@ -14,11 +14,11 @@ use std::sync::Arc;
 
 use super::{
     chain, contained,
-    deadline::{self, Deadline},
+    deadline,
     refused,
     tensor::{datum_type, from_tract, to_tract},
 };
-use crate::{InferenceError, LoadLimits, TensorInfo};
+use crate::{InferenceError, LoadLimits, TensorInfo, deadline::Deadline};
 
 /// Which inputs become constants of a plan.
 ///

@@ -12,7 +12,7 @@ use crate::{InferenceError, LoadLimits};
 
 /// What a model is made of, counted over all its graphs.
 #[derive(Default)]
-pub(super) struct Census {
+pub(crate) struct Census {
     pub(super) operators: BTreeMap<String, u64>,
     pub(super) parameters: u64,
     pub(super) parameter_bytes: u64,

@@ -14,31 +14,24 @@ mod nodes;
 pub(crate) mod tensor;
 mod wire;
 
-pub(crate) use check::label;
+pub(crate) use check::{Census, label};
 
 use std::collections::BTreeMap;
 
 use prost::Message;
 use tract_onnx::pb::{
-    ModelProto, ValueInfoProto, tensor_shape_proto::dimension::Value as Size, type_proto,
+    ModelProto, TensorShapeProto, ValueInfoProto, tensor_shape_proto,
+    tensor_shape_proto::dimension::Value as Size, type_proto,
 };
 
 use crate::{Dimension, InferenceError, LoadLimits, ModelInfo, TensorInfo};
 
-/// Decode and check a model, and describe it.
+/// Decode and check a model, and describe it in the contract's terms.
 pub(crate) fn open(
     onnx: &[u8],
     limits: &LoadLimits,
 ) -> Result<(ModelProto, ModelInfo), InferenceError> {
-    let len_bytes = onnx.len() as u64;
-    if len_bytes > limits.max_model_bytes {
-        return Err(InferenceError::over("max_model_bytes", len_bytes, limits.max_model_bytes));
-    }
-    wire::bound(onnx, limits.max_messages)?;
-    let mut proto = ModelProto::decode(onnx)
-        .map_err(|e| InferenceError::malformed(format!("not a protobuf of ONNX: {e}")))?;
-    functions::inline(&mut proto, limits)?;
-    let census = check::model(&mut proto, limits)?;
+    let (proto, census) = decode(onnx, limits)?;
     let Some(graph) = &proto.graph else {
         return Err(InferenceError::malformed("the model has no graph"));
     };
@@ -60,6 +53,23 @@ pub(crate) fn open(
         parameter_bytes: census.parameter_bytes,
     };
     Ok((proto, info))
+}
+
+/// Decode and check a model.
+pub(crate) fn decode(
+    onnx: &[u8],
+    limits: &LoadLimits,
+) -> Result<(ModelProto, Census), InferenceError> {
+    let len_bytes = onnx.len() as u64;
+    if len_bytes > limits.max_model_bytes {
+        return Err(InferenceError::over("max_model_bytes", len_bytes, limits.max_model_bytes));
+    }
+    wire::bound(onnx, limits.max_messages)?;
+    let mut proto = ModelProto::decode(onnx)
+        .map_err(|e| InferenceError::malformed(format!("not a protobuf of ONNX: {e}")))?;
+    functions::inline(&mut proto, limits)?;
+    let census = check::model(&mut proto, limits)?;
+    Ok((proto, census))
 }
 
 /// Bring a checked model into the form that executors take.
@@ -95,19 +105,27 @@ fn describe(value: &ValueInfoProto, role: &str) -> Result<TensorInfo, InferenceE
         let what = format!("the rank of {role} {name:?}");
         return Err(InferenceError::over(what, shape.dim.len() as u64, allowed));
     }
-    let dimension =
-        |(axis, dim): (usize, &tract_onnx::pb::tensor_shape_proto::Dimension)| match &dim.value {
-            Some(Size::DimValue(size)) if *size >= 0 => {
-                u32::try_from(*size).map(Dimension::Fixed).map_err(|_| {
-                    let what = format!("dimension {axis} of {role} {name:?}");
-                    InferenceError::over(what, size.unsigned_abs(), u64::from(u32::MAX))
-                })
-            }
-            Some(Size::DimParam(symbol)) if !symbol.is_empty() && symbol != "?" => {
-                Ok(Dimension::Symbolic(symbol.clone()))
-            }
-            _ => Ok(Dimension::Symbolic(format!("{name}.{axis}"))),
-        };
-    let shape = shape.dim.iter().enumerate().map(dimension).collect::<Result<_, _>>()?;
-    Ok(TensorInfo { name: name.clone(), dtype, shape })
+    for (axis, dim) in shape.dim.iter().enumerate() {
+        if let Some(Size::DimValue(size)) = dim.value
+            && size > i64::from(u32::MAX)
+        {
+            let what = format!("dimension {axis} of {role} {name:?}");
+            return Err(InferenceError::over(what, size.unsigned_abs(), u64::from(u32::MAX)));
+        }
+    }
+    Ok(TensorInfo { name: name.clone(), dtype, shape: dimensions(shape, name) })
+}
+
+/// The declared dimensions of value `name`.
+pub(crate) fn dimensions(shape: &TensorShapeProto, name: &str) -> Vec<Dimension> {
+    let dimension = |(axis, dim): (usize, &tensor_shape_proto::Dimension)| match &dim.value {
+        Some(Size::DimValue(size)) if u32::try_from(*size).is_ok() => {
+            Dimension::Fixed(*size as u32)
+        }
+        Some(Size::DimParam(symbol)) if !symbol.is_empty() && symbol != "?" => {
+            Dimension::Symbolic(symbol.clone())
+        }
+        _ => Dimension::Symbolic(format!("{name}.{axis}")),
+    };
+    shape.dim.iter().enumerate().map(dimension).collect()
 }

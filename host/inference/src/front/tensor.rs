@@ -59,7 +59,7 @@ pub(crate) fn element_name(element: i32) -> String {
 ///
 /// Elements that the contract does not have keep their encoding, and their
 /// count is not checked.
-pub(super) fn normalise(tensor: &mut TensorProto) -> Result<(u64, u64), InferenceError> {
+pub(crate) fn normalise(tensor: &mut TensorProto) -> Result<(u64, u64), InferenceError> {
     let name = tensor.name.clone();
     if tensor.data_location == Some(DataLocation::External as i32)
         || !tensor.external_data.is_empty()

@@ -25,6 +25,7 @@ enum Kind {
     ValueInfo,
     Type,
     TensorType,
+    Nested,
     Shape,
     Training,
     Function,
@@ -51,6 +52,9 @@ impl Kind {
             (Self::Attribute, 15) | (Self::ValueInfo, 2) => Self::Type,
             (Self::SparseTensor, 1 | 2) => Self::Tensor,
             (Self::Type, 1) => Self::TensorType,
+            // Sequences, maps and optionals: a type within a type.
+            (Self::Type, 4 | 5 | 9) => Self::Nested,
+            (Self::Nested, 1 | 2) => Self::Type,
             (Self::TensorType, 2) => Self::Shape,
             (Self::Model, 8 | 14)
             | (Self::Node, 1 | 2)

@@ -1,0 +1,191 @@
+//! Operators that run graphs of their own.
+//!
+//! # Source
+//! <https://onnx.ai/onnx/operators/onnx__If.html>, `Loop`, `Scan`,
+//! `SequenceMap`.
+
+use super::{Call, OpError, OpResult, axis, ops::shape};
+use crate::{
+    graph::{Node, Slot},
+    value::{Array, Value},
+};
+
+/// Whether the operator runs a graph of its own.
+pub(super) fn is_control(node: &Node) -> bool {
+    node.domain.is_empty() && matches!(&*node.op, "If" | "Loop" | "Scan" | "SequenceMap")
+}
+
+/// Run it. `outer` gives the values of the graph that the node is in.
+pub(super) fn run(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpResult<Vec<Value>> {
+    match call.op() {
+        "If" => {
+            let taken = truth(call.array(0)?)?;
+            let body = call.body(if taken { "then_branch" } else { "else_branch" })?;
+            Ok(call.run.graph(body, Vec::new(), outer)?)
+        }
+        "Loop" => repeat(call, outer),
+        "Scan" if call.opset() < 9 => scan_batches(call, outer),
+        "Scan" => {
+            let inputs: Vec<Value> = call.inputs.iter().flatten().cloned().collect();
+            scan(call, inputs, outer)
+        }
+        _ => map(call, outer),
+    }
+}
+
+fn truth(condition: &Array) -> OpResult<bool> {
+    match condition.bools()? {
+        [value] => Ok(*value != 0),
+        other => Err(OpError::invalid(format!("a condition of {} elements", other.len()))),
+    }
+}
+
+/// `Loop`: at most as many turns as input 0 says, while the condition holds.
+fn repeat(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpResult<Vec<Value>> {
+    let body = call.body("body")?;
+    let trips = call.optional(0)?.map(Array::to_i64s).transpose()?;
+    let trips = trips.map(|t| t.first().copied().unwrap_or(0));
+    let mut going = call.optional(1)?.map(truth).transpose()?.unwrap_or(true);
+    let mut carried: Vec<Value> = call
+        .inputs
+        .iter()
+        .skip(2)
+        .map(|v| v.clone().unwrap_or(Value::Optional(None)))
+        .collect();
+    let count = carried.len();
+    let mut stacks: Vec<Vec<Value>> =
+        vec![Vec::new(); call.output_count().saturating_sub(count)];
+    let mut turn = 0i64;
+    while going && trips.is_none_or(|trips| turn < trips) {
+        let mut fed = vec![
+            Value::from(Array::scalar(turn)),
+            Value::from(Array::from_bools(&[], &[going])?),
+        ];
+        fed.append(&mut carried);
+        let mut made = call.run.graph(body, fed, outer)?.into_iter();
+        let condition = made.next().ok_or_else(|| OpError::invalid("the body gives nothing"))?;
+        going = truth(condition.array()?)?;
+        carried = made.by_ref().take(count).collect();
+        for (stack, value) in stacks.iter_mut().zip(made) {
+            stack.push(value);
+        }
+        turn += 1;
+    }
+    for stack in stacks {
+        carried.push(stacked(stack, 0)?);
+    }
+    Ok(carried)
+}
+
+/// `Scan` from operator set 9 on: states, then inputs that are gone through
+/// along an axis.
+fn scan(
+    call: &Call<'_>,
+    inputs: Vec<Value>,
+    outer: &dyn Fn(Slot) -> Option<Value>,
+) -> OpResult<Vec<Value>> {
+    let body = call.body("body")?;
+    let scanned = usize::try_from(call.int_or("num_scan_inputs", 0)).unwrap_or(0);
+    if scanned == 0 || scanned > inputs.len() {
+        return Err(OpError::invalid(format!("num_scan_inputs is {scanned}")));
+    }
+    let mut states = inputs;
+    let sources = states.split_off(states.len() - scanned);
+    let at = |list: &str, index: usize| {
+        call.ints(list).and_then(|values| values.get(index)).copied().unwrap_or(0)
+    };
+    let mut axes = Vec::new();
+    let mut turns = None;
+    for (index, source) in sources.iter().enumerate() {
+        let array = source.array()?;
+        let along = axis(at("scan_input_axes", index), array.rank())?;
+        let len = array.shape()[along];
+        if *turns.get_or_insert(len) != len {
+            return Err(OpError::invalid("inputs of different lengths"));
+        }
+        axes.push(along);
+    }
+    let count = states.len();
+    let mut stacks: Vec<Vec<Value>> =
+        vec![Vec::new(); call.output_count().saturating_sub(count)];
+    let turns = turns.unwrap_or(0);
+    for turn in 0..turns {
+        let mut fed = std::mem::take(&mut states);
+        for (index, source) in sources.iter().enumerate() {
+            let at = if at("scan_input_directions", index) == 1 { turns - 1 - turn } else { turn };
+            fed.push(shape::pick(source.array()?, axes[index], at)?.into());
+        }
+        let mut made = call.run.graph(body, fed, outer)?.into_iter();
+        states = made.by_ref().take(count).collect();
+        for (stack, value) in stacks.iter_mut().zip(made) {
+            stack.push(value);
+        }
+    }
+    for (index, mut stack) in stacks.into_iter().enumerate() {
+        if at("scan_output_directions", index) == 1 {
+            stack.reverse();
+        }
+        states.push(stacked(stack, at("scan_output_axes", index))?);
+    }
+    Ok(states)
+}
+
+/// `Scan` of operator set 8: everything has a batch in front, and input 0 may
+/// say how long each sequence is.
+fn scan_batches(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpResult<Vec<Value>> {
+    if call.value(0).is_some() {
+        return Err(OpError::unsupported("sequence_lens"));
+    }
+    let inputs = call.inputs[1..].iter().flatten();
+    let arrays = inputs.map(Value::array).collect::<OpResult<Vec<_>>>()?;
+    let batches = arrays.first().and_then(|a| a.shape().first()).copied().unwrap_or(0);
+    let mut outputs: Vec<Vec<Value>> = Vec::new();
+    for batch in 0..batches {
+        let one = arrays
+            .iter()
+            .map(|array| shape::pick(array, 0, batch).map(Value::from))
+            .collect::<OpResult<Vec<_>>>()?;
+        let made = scan(call, one, outer)?;
+        outputs.resize(made.len(), Vec::new());
+        for (all, value) in outputs.iter_mut().zip(made) {
+            all.push(value);
+        }
+    }
+    outputs.into_iter().map(|values| stacked(values, 0)).collect()
+}
+
+/// `SequenceMap`: the body for each element of the first sequence; others are
+/// gone through with it, tensors are given as they are.
+fn map(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpResult<Vec<Value>> {
+    let body = call.body("body")?;
+    let first = call.need(0)?.sequence()?;
+    let mut outputs = vec![Vec::new(); call.output_count()];
+    for index in 0..first.len() {
+        let fed = call
+            .inputs
+            .iter()
+            .flatten()
+            .map(|input| match input {
+                Value::Sequence(values) => values
+                    .get(index)
+                    .cloned()
+                    .ok_or_else(|| OpError::invalid("sequences of different lengths")),
+                other => Ok(other.clone()),
+            })
+            .collect::<OpResult<Vec<_>>>()?;
+        for (all, value) in outputs.iter_mut().zip(call.run.graph(body, fed, outer)?) {
+            all.push(value);
+        }
+    }
+    Ok(outputs.into_iter().map(Value::Sequence).collect())
+}
+
+/// What each turn gave, along a new axis.
+fn stacked(values: Vec<Value>, along: i64) -> OpResult<Value> {
+    let arrays = values.iter().map(Value::array).collect::<OpResult<Vec<_>>>()?;
+    let Some(first) = arrays.first() else {
+        return Err(OpError::unsupported("no turn was made, so what it gives has no type"));
+    };
+    let along = axis(along, first.rank() + 1)?;
+    Ok(shape::stack(&arrays, along)?.into())
+}

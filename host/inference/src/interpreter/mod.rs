@@ -1,0 +1,314 @@
+//! Runs a graph node by node.
+//!
+//! Every operator of ONNX that an inference graph may hold, over every element
+//! type, with shapes that need not be known before the run. It is plain rather
+//! than fast: the CPU executor uses it for the models that tract cannot plan.
+//! Operators are functions from a [`Call`] to values, one file of them for each
+//! family, found by name in [`ops::find`].
+
+mod call;
+mod control;
+mod error;
+pub(crate) mod ops;
+
+use std::{cell::Cell, sync::Arc, time::Instant};
+
+use headland_tensor::{NamedTensors, Tensor};
+
+pub(crate) use call::{Call, axes, axis, broadcast_shape, sizes};
+pub use error::{OpError, OpResult};
+
+use crate::{
+    Executor, InferenceError, LoadLimits, Model, ModelInfo,
+    deadline::Deadline,
+    front,
+    graph::{Attribute, Graph, Node, Slot},
+    value::{Array, Type, Value, interface},
+};
+
+/// Runs models with the interpreter alone: what it says is the yardstick for
+/// the other executors.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct InterpretingExecutor;
+
+impl Executor for InterpretingExecutor {
+    fn name(&self) -> &'static str {
+        "interpreter"
+    }
+
+    fn load(&self, onnx: &[u8], limits: &LoadLimits) -> Result<Arc<dyn Model>, InferenceError> {
+        let (mut proto, info) = front::open(onnx, limits)?;
+        front::rewrite(&mut proto);
+        Ok(Arc::new(TensorModel { info, model: Interpreted::new(onnx, &proto, limits)? }))
+    }
+}
+
+/// An interpreted model of which all inputs and outputs are tensors of the
+/// contract.
+pub(crate) struct TensorModel {
+    info: ModelInfo,
+    model: Interpreted,
+}
+
+impl Model for TensorModel {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn engine(&self) -> String {
+        "interpreter".to_owned()
+    }
+
+    fn run_until(
+        &self,
+        inputs: &[(String, Tensor)],
+        deadline: Option<Instant>,
+    ) -> Result<NamedTensors, InferenceError> {
+        let inputs = self.info.bind(inputs)?;
+        self.model.run_tensors(&self.info, &inputs, deadline.map(Deadline::new))
+    }
+}
+
+/// A model that the interpreter runs. Unlike a [`Model`](crate::Model), it may
+/// take and give sequences, optionals, maps and element types that the contract
+/// does not have.
+pub struct Interpreted {
+    graph: Graph,
+    inputs: Vec<(String, Type)>,
+    outputs: Vec<(String, Type)>,
+    limits: LoadLimits,
+}
+
+impl Interpreted {
+    /// Check, rewrite and read a model.
+    ///
+    /// # Errors
+    /// As [`Executor::load`](crate::Executor::load).
+    pub fn load(onnx: &[u8], limits: &LoadLimits) -> Result<Self, InferenceError> {
+        let (mut proto, _) = front::decode(onnx, limits)?;
+        front::rewrite(&mut proto);
+        Self::new(onnx, &proto, limits)
+    }
+
+    /// As [`Interpreted::load`], from a model that has been checked and
+    /// rewritten already.
+    pub(crate) fn new(
+        onnx: &[u8],
+        proto: &tract_onnx::pb::ModelProto,
+        limits: &LoadLimits,
+    ) -> Result<Self, InferenceError> {
+        let graph = Graph::new(proto)?;
+        check_operators(&graph)?;
+        let (mut inputs, outputs) = interface(onnx)?;
+        if let Some(proto) = &proto.graph {
+            inputs.retain(|(name, _)| proto.initializer.iter().all(|t| t.name != *name));
+        }
+        Ok(Self { graph, inputs, outputs, limits: *limits })
+    }
+
+    /// What it takes, in the model's order.
+    pub fn inputs(&self) -> &[(String, Type)] {
+        &self.inputs
+    }
+
+    /// What it gives, in the model's order.
+    pub fn outputs(&self) -> &[(String, Type)] {
+        &self.outputs
+    }
+
+    /// Run on the inputs in the model's order; gives the outputs in theirs.
+    ///
+    /// # Errors
+    /// [`InferenceError::Failed`], [`InferenceError::Unsupported`] where only
+    /// these values show that an operator cannot run, and
+    /// [`InferenceError::OverLimit`].
+    pub fn run(&self, inputs: Vec<Value>) -> Result<Vec<Value>, InferenceError> {
+        self.run_until(inputs, None)
+    }
+
+    /// Run on tensors of the contract, which are of `info`'s types.
+    pub(crate) fn run_tensors(
+        &self,
+        info: &ModelInfo,
+        inputs: &[Tensor],
+        deadline: Option<Deadline>,
+    ) -> Result<NamedTensors, InferenceError> {
+        let failed = |e: OpError| InferenceError::Failed { reason: e.to_string() };
+        let fed = inputs
+            .iter()
+            .map(|tensor| Array::from_tensor(tensor).map(Value::Array).map_err(failed))
+            .collect::<Result<_, _>>()?;
+        let made = self.run_until(fed, deadline)?;
+        info.outputs
+            .iter()
+            .zip(made)
+            .map(|(info, value)| {
+                let array = value.array().map_err(failed)?;
+                let tensor = array.to_tensor().filter(|t| t.dtype() == info.dtype);
+                let tensor = tensor.ok_or_else(|| InferenceError::Failed {
+                    reason: format!(
+                        "output {:?} is declared {}, but {} was made",
+                        info.name,
+                        info.dtype,
+                        array.element()
+                    ),
+                })?;
+                Ok((info.name.clone(), tensor))
+            })
+            .collect()
+    }
+
+    pub(crate) fn run_until(
+        &self,
+        inputs: Vec<Value>,
+        deadline: Option<Deadline>,
+    ) -> Result<Vec<Value>, InferenceError> {
+        if inputs.len() != self.inputs.len() {
+            return Err(InferenceError::Failed {
+                reason: format!("{} inputs for {}", inputs.len(), self.inputs.len()),
+            });
+        }
+        let run = Run { limits: &self.limits, deadline, live_bytes: Cell::new(0) };
+        run.graph(&self.graph, inputs, &|_| None)
+    }
+}
+
+/// Refuse the first operator that the interpreter has not, by name.
+fn check_operators(graph: &Graph) -> Result<(), InferenceError> {
+    for node in &graph.nodes {
+        if !control::is_control(node) && ops::find(&node.domain, &node.op).is_none() {
+            return Err(OpError::unsupported("there is no such operator here").at(node));
+        }
+        for attribute in node.attributes.values() {
+            if let Attribute::Graph(body) = attribute {
+                check_operators(body)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One run of a model.
+pub(crate) struct Run<'a> {
+    pub limits: &'a LoadLimits,
+    pub deadline: Option<Deadline>,
+    /// Bytes of all values in slots; what two slots share counts twice.
+    live_bytes: Cell<u64>,
+}
+
+/// The values of one graph while it runs.
+struct Slots<'a> {
+    values: Vec<Option<Value>>,
+    live_bytes: &'a Cell<u64>,
+}
+
+impl Slots<'_> {
+    fn set(&mut self, slot: Slot, value: Value) {
+        self.live_bytes.set(self.live_bytes.get().saturating_add(value.size_bytes()));
+        self.values[slot] = Some(value);
+    }
+
+    fn clear(&mut self, slot: Slot) {
+        if let Some(value) = self.values[slot].take() {
+            self.live_bytes.set(self.live_bytes.get().saturating_sub(value.size_bytes()));
+        }
+    }
+}
+
+impl Drop for Slots<'_> {
+    fn drop(&mut self) {
+        for slot in 0..self.values.len() {
+            self.clear(slot);
+        }
+    }
+}
+
+impl Run<'_> {
+    /// Run a graph on values for its inputs. `outer` gives the values of the
+    /// graph around it.
+    fn graph(
+        &self,
+        graph: &Graph,
+        inputs: Vec<Value>,
+        outer: &dyn Fn(Slot) -> Option<Value>,
+    ) -> Result<Vec<Value>, InferenceError> {
+        if inputs.len() != graph.inputs.len() {
+            let (given, wanted) = (inputs.len(), graph.inputs.len());
+            let reason = format!("a graph with {wanted} inputs is given {given}");
+            return Err(InferenceError::Failed { reason });
+        }
+        let values = vec![None; graph.slots];
+        let mut slots = Slots { values, live_bytes: &self.live_bytes };
+        for (slot, array) in &graph.constants {
+            slots.values[*slot] = Some(array.clone().into());
+        }
+        for (outside, inside) in &graph.captures {
+            slots.values[*inside] = outer(*outside);
+        }
+        for (slot, value) in graph.inputs.iter().zip(inputs) {
+            slots.set(*slot, value);
+        }
+        for node in &graph.nodes {
+            if let Some(deadline) = &self.deadline {
+                deadline.check(format_args!("{:?}", node.label))?;
+            }
+            let made = self.node(node, &slots.values)?;
+            for slot in &node.last_uses {
+                slots.clear(*slot);
+            }
+            for (slot, value) in node.outputs.iter().zip(made) {
+                if let Some(slot) = slot
+                    && !node.last_uses.contains(slot)
+                {
+                    slots.set(*slot, value);
+                }
+            }
+            let live = self.live_bytes.get();
+            if live > self.limits.max_run_bytes {
+                let what = format!("max_run_bytes: all that lives at {:?}", node.label);
+                return Err(InferenceError::over(what, live, self.limits.max_run_bytes));
+            }
+        }
+        if let Some(deadline) = &self.deadline {
+            deadline.check("its end")?;
+        }
+        graph
+            .outputs
+            .iter()
+            .map(|&slot| {
+                slots.values[slot].clone().ok_or_else(|| InferenceError::Failed {
+                    reason: "an output was not made".to_owned(),
+                })
+            })
+            .collect()
+    }
+
+    fn node(&self, node: &Node, values: &[Option<Value>]) -> Result<Vec<Value>, InferenceError> {
+        let inputs = node.inputs.iter().map(|slot| values[(*slot)?].clone()).collect();
+        let call = Call { node, inputs, run: self };
+        let made = if control::is_control(node) {
+            control::run(&call, &|slot| values[slot].clone())
+        } else {
+            match ops::find(&node.domain, &node.op) {
+                Some(op) => op(&call),
+                None => Err(OpError::unsupported("there is no such operator here")),
+            }
+        };
+        let made = made.map_err(|e| e.at(node))?;
+        for value in &made {
+            let bytes = value.size_bytes();
+            if bytes > self.limits.max_tensor_bytes {
+                let what = format!("max_tensor_bytes: the result of {:?}", node.label);
+                return Err(InferenceError::over(what, bytes, self.limits.max_tensor_bytes));
+            }
+        }
+        if made.len() < node.outputs.len() {
+            let missing = &node.outputs[made.len()..];
+            if missing.iter().any(Option::is_some) {
+                let reason = format!("it gives {} outputs", made.len());
+                return Err(OpError::unsupported(reason).at(node));
+            }
+        }
+        Ok(made)
+    }
+}
