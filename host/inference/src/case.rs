@@ -71,15 +71,10 @@ fn run(
     let wide = Interpreted::load(onnx, limits);
     let (inputs, outputs) = crate::value::interface(onnx)?;
     let plain = |types: &[(String, Type)]| {
-        types.iter().all(|(_, t)| {
-            matches!(t, Type::Tensor(Element::Plain(_), Some(_)))
-        })
+        types.iter().all(|(_, t)| matches!(t, Type::Tensor(Element::Plain(_), Some(_))))
     };
-    let model = if plain(&inputs) && plain(&outputs) {
-        Some(executor.load(onnx, limits)?)
-    } else {
-        None
-    };
+    let model =
+        if plain(&inputs) && plain(&outputs) { Some(executor.load(onnx, limits)?) } else { None };
     for set in sets {
         let fed = read(&set.inputs, &inputs)?;
         let expected = read(&set.outputs, &outputs)?;
@@ -106,7 +101,9 @@ fn run(
 }
 
 fn tensor_value(tensor: &Tensor) -> Result<Value, InferenceError> {
-    Array::from_tensor(tensor).map(Value::Array).map_err(|e| InferenceError::malformed(e.to_string()))
+    Array::from_tensor(tensor)
+        .map(Value::Array)
+        .map_err(|e| InferenceError::malformed(e.to_string()))
 }
 
 fn read(files: &[Vec<u8>], types: &[(String, Type)]) -> Result<Vec<Value>, InferenceError> {
@@ -178,9 +175,10 @@ fn arrays(actual: &Array, expected: &Array, tolerance: Tolerance) -> Option<Stri
 fn same_nan(actual: &Array, expected: &Array) -> bool {
     let Element::Small(small) = expected.element() else { return false };
     let (Ok(actual), Ok(expected)) = (actual.codes(), expected.codes()) else { return false };
-    actual.iter().zip(expected).all(|(&a, &e)| {
-        a == e || (small.decode(a).is_nan() && small.decode(e).is_nan())
-    })
+    actual
+        .iter()
+        .zip(expected)
+        .all(|(&a, &e)| a == e || (small.decode(a).is_nan() && small.decode(e).is_nan()))
 }
 
 #[cfg(test)]

@@ -138,9 +138,11 @@ impl Builder {
         let inputs = proto
             .input
             .iter()
-            .map(|name| {
-                if name.is_empty() { Ok(None) } else { self.resolve(level, name).map(Some) }
-            })
+            .map(
+                |name| {
+                    if name.is_empty() { Ok(None) } else { self.resolve(level, name).map(Some) }
+                },
+            )
             .collect::<Result<_, _>>()?;
         let attributes = proto
             .attribute

@@ -13,9 +13,7 @@ use tract_onnx::tract_hir::{
 use std::sync::Arc;
 
 use super::{
-    chain, contained,
-    deadline,
-    refused,
+    chain, contained, deadline, refused,
     tensor::{datum_type, from_tract, to_tract},
 };
 use crate::{InferenceError, LoadLimits, TensorInfo, deadline::Deadline};

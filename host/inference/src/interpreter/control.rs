@@ -46,21 +46,14 @@ fn repeat(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpResult<Ve
     let trips = call.optional(0)?.map(Array::to_i64s).transpose()?;
     let trips = trips.map(|t| t.first().copied().unwrap_or(0));
     let mut going = call.optional(1)?.map(truth).transpose()?.unwrap_or(true);
-    let mut carried: Vec<Value> = call
-        .inputs
-        .iter()
-        .skip(2)
-        .map(|v| v.clone().unwrap_or(Value::Optional(None)))
-        .collect();
+    let mut carried: Vec<Value> =
+        call.inputs.iter().skip(2).map(|v| v.clone().unwrap_or(Value::Optional(None))).collect();
     let count = carried.len();
-    let mut stacks: Vec<Vec<Value>> =
-        vec![Vec::new(); call.output_count().saturating_sub(count)];
+    let mut stacks: Vec<Vec<Value>> = vec![Vec::new(); call.output_count().saturating_sub(count)];
     let mut turn = 0i64;
     while going && trips.is_none_or(|trips| turn < trips) {
-        let mut fed = vec![
-            Value::from(Array::scalar(turn)),
-            Value::from(Array::from_bools(&[], &[going])?),
-        ];
+        let mut fed =
+            vec![Value::from(Array::scalar(turn)), Value::from(Array::from_bools(&[], &[going])?)];
         fed.append(&mut carried);
         let mut made = call.run.graph(body, fed, outer)?.into_iter();
         let condition = made.next().ok_or_else(|| OpError::invalid("the body gives nothing"))?;
@@ -106,8 +99,7 @@ fn scan(
         axes.push(along);
     }
     let count = states.len();
-    let mut stacks: Vec<Vec<Value>> =
-        vec![Vec::new(); call.output_count().saturating_sub(count)];
+    let mut stacks: Vec<Vec<Value>> = vec![Vec::new(); call.output_count().saturating_sub(count)];
     let turns = turns.unwrap_or(0);
     for turn in 0..turns {
         let mut fed = std::mem::take(&mut states);

@@ -39,9 +39,9 @@ impl OpError {
         };
         match self {
             Self::Unsupported(reason) => InferenceError::unsupported(op, &node.label, reason),
-            Self::Invalid(reason) => InferenceError::Failed {
-                reason: format!("{op} at {:?}: {reason}", node.label),
-            },
+            Self::Invalid(reason) => {
+                InferenceError::Failed { reason: format!("{op} at {:?}: {reason}", node.label) }
+            }
             Self::Other(error) => error,
         }
     }

@@ -72,7 +72,6 @@ scalars! {
     u64 => U64 Eight, i64 => I64 Eight, f64 => F64 Eight,
 }
 
-
 impl Array {
     /// An array of a type that Rust has.
     ///

@@ -217,8 +217,8 @@ fn sequence(proto: pb::Sequence) -> Result<Value, InferenceError> {
 }
 
 fn map(proto: pb::Map) -> Result<Value, InferenceError> {
-    let keys = (proto.keys.into_iter().map(Key::Int))
-        .chain(proto.string_keys.into_iter().map(Key::Text));
+    let keys =
+        (proto.keys.into_iter().map(Key::Int)).chain(proto.string_keys.into_iter().map(Key::Text));
     let Value::Sequence(values) = sequence(proto.values.map(|v| *v).unwrap_or_default())? else {
         return Err(InferenceError::malformed("a map without values"));
     };

@@ -1,6 +1,24 @@
 //! The operators, by family.
 
+mod attention;
+mod cast;
+mod conv;
+mod elementwise;
+mod index;
+mod linear;
+mod microsoft;
+mod ml;
+mod norm;
+mod pool;
+mod quantize;
+mod random;
+mod recurrent;
+mod reduce;
+mod resample;
+mod sequence;
 pub(crate) mod shape;
+mod signal;
+mod text;
 
 use super::{Call, OpResult};
 use crate::value::Value;
@@ -9,10 +27,33 @@ use crate::value::Value;
 /// the operator's order; outputs at the end that nobody wants may be left out.
 pub(crate) type Op = fn(&Call<'_>) -> OpResult<Vec<Value>>;
 
+/// The families of ONNX's own domain.
+const FAMILIES: [fn(&str) -> Option<Op>; 17] = [
+    elementwise::find,
+    shape::find,
+    index::find,
+    cast::find,
+    linear::find,
+    reduce::find,
+    norm::find,
+    conv::find,
+    pool::find,
+    resample::find,
+    quantize::find,
+    attention::find,
+    recurrent::find,
+    sequence::find,
+    text::find,
+    signal::find,
+    random::find,
+];
+
 /// The operator of that name; ONNX's own domain is empty.
 pub(crate) fn find(domain: &str, name: &str) -> Option<Op> {
     match domain {
-        "" => [shape::find].iter().find_map(|family| family(name)),
+        "" => FAMILIES.iter().find_map(|family| family(name)),
+        "ai.onnx.ml" => ml::find(name),
+        "com.microsoft" => microsoft::find(name),
         _ => None,
     }
 }

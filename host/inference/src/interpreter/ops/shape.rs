@@ -65,7 +65,8 @@ fn concat(call: &Call<'_>) -> OpResult<Vec<Value>> {
     let arrays = call.arrays()?;
     let first = arrays.first().ok_or_else(|| OpError::invalid("nothing to concatenate"))?;
     let along = axis(call.int_or("axis", 1), first.rank())?;
-    let made = structural!(&arrays, |views| concatenate(Axis(along), &views).map_err(OpError::from))?;
+    let made =
+        structural!(&arrays, |views| concatenate(Axis(along), &views).map_err(OpError::from))?;
     Ok(vec![made.into()])
 }
 
@@ -94,7 +95,10 @@ fn reshape(call: &Call<'_>) -> OpResult<Vec<Value>> {
         target.push(match size {
             -1 if free.replace(index).is_none() => 1,
             0 if !keep_zero => *array.shape().get(index).ok_or_else(|| {
-                OpError::invalid(format!("{wanted:?} keeps a size that {:?} has not", array.shape()))
+                OpError::invalid(format!(
+                    "{wanted:?} keeps a size that {:?} has not",
+                    array.shape()
+                ))
             })?,
             size => sizes(&[size])?[0],
         });
@@ -116,7 +120,10 @@ fn transpose(call: &Call<'_>) -> OpResult<Vec<Value>> {
         None => (0..array.rank()).rev().collect(),
     };
     if order.len() != array.rank() {
-        return Err(OpError::invalid(format!("perm {order:?} of a tensor of rank {}", array.rank())));
+        return Err(OpError::invalid(format!(
+            "perm {order:?} of a tensor of rank {}",
+            array.rank()
+        )));
     }
     let made = structural!(&[array], |views| {
         let moved = views[0].view().permuted_axes(order.clone());

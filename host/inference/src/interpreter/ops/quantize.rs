@@ -1,0 +1,8 @@
+//! Operators on quantised numbers.
+
+use super::Op;
+
+/// The operator of that name.
+pub(crate) fn find(_name: &str) -> Option<Op> {
+    None
+}
