@@ -1,28 +1,43 @@
 //! Runs folders in the layout of ONNX's backend tests, for work on operators:
 //! `headland onnx test` without the rest of the binary.
 //!
-//!     cases [--interpreter] DIR [PART-OF-A-NAME...]
+//!     cases [--device cpu|interpreter|burn-cpu|gpu] DIR [PART-OF-A-NAME...]
 
 #![allow(clippy::print_stdout)]
 
 use std::{
     collections::BTreeMap,
     fs,
-    panic::catch_unwind,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
+#[cfg(feature = "gpu")]
+use headland_inference::gpu;
 use headland_inference::{
-    CpuExecutor, InterpretingExecutor, LoadLimits,
+    CpuExecutor, Executor, InterpretingExecutor, LoadLimits,
     case::{self, DataSet, Outcome, Tolerance},
 };
 
 fn main() -> std::io::Result<()> {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    let interpreter = arguments.iter().position(|a| a == "--interpreter");
-    if let Some(index) = interpreter {
-        arguments.remove(index);
-    }
+    let device = match arguments.iter().position(|a| a == "--device") {
+        Some(index) => arguments.drain(index..(index + 2).min(arguments.len())).nth(1),
+        None => None,
+    };
+    let executor: Box<dyn Executor> = match device.as_deref() {
+        None | Some("cpu") => Box::new(CpuExecutor),
+        Some("interpreter") => Box::new(InterpretingExecutor),
+        #[cfg(feature = "gpu")]
+        Some("burn-cpu") => Box::new(gpu::GpuExecutor::new(
+            gpu::Device::burn_cpu().map_err(std::io::Error::other)?,
+        )),
+        #[cfg(feature = "gpu")]
+        Some("gpu") => Box::new(gpu::GpuExecutor::new(
+            gpu::Device::open("default").map_err(std::io::Error::other)?,
+        )),
+        Some(other) => return Err(std::io::Error::other(format!("no device {other}"))),
+    };
     let dir = PathBuf::from(arguments.first().map_or(".", String::as_str));
     let parts = arguments.get(1..).unwrap_or_default();
     let mut cases: Vec<PathBuf> =
@@ -39,13 +54,9 @@ fn main() -> std::io::Result<()> {
         let sets = data_sets(&case)?;
         let tolerance = Tolerance { rtol: 1e-3, atol: 1e-5 };
         let limits = LoadLimits::default();
-        let outcome = catch_unwind(|| {
-            if interpreter.is_some() {
-                case::check(&InterpretingExecutor, &onnx, &sets, &limits, tolerance)
-            } else {
-                case::check(&CpuExecutor, &onnx, &sets, &limits, tolerance)
-            }
-        });
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            case::check(&*executor, &onnx, &sets, &limits, tolerance)
+        }));
         let (word, reason) = match outcome {
             Ok(Outcome::Pass) => ("PASS", String::new()),
             Ok(Outcome::Unsupported(reason)) => ("UNSUPPORTED", reason),

@@ -91,6 +91,12 @@ pub enum InferenceError {
         /// a loop, or the end of a run that came to it too late.
         next: String,
     },
+    /// The device cannot be opened, is lost, or is out of memory.
+    #[error("the device failed: {reason}")]
+    Device {
+        /// What its driver said.
+        reason: String,
+    },
     /// The executor failed while it ran.
     #[error("the executor failed: {reason}")]
     Failed {
@@ -113,6 +119,7 @@ impl InferenceError {
             Self::WrongShape { .. } => "wrong-shape",
             Self::OverLimit { .. } => "over-limit",
             Self::DeadlineExceeded { .. } => "deadline-exceeded",
+            Self::Device { .. } => "device-failed",
             Self::Failed { .. } => "failed",
         }
     }

@@ -208,7 +208,7 @@ impl Builder {
 
 impl Node {
     /// The slots that the node reads, those that its bodies capture included.
-    fn reads(&self) -> impl Iterator<Item = Slot> + '_ {
+    pub(crate) fn reads(&self) -> impl Iterator<Item = Slot> + '_ {
         let bodies = self.attributes.values().filter_map(|attribute| match attribute {
             Attribute::Graph(graph) => Some(graph),
             _ => None,

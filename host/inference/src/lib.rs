@@ -20,6 +20,8 @@ mod deadline;
 mod error;
 mod executor;
 mod front;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 mod graph;
 mod interpreter;
 mod limits;

@@ -13,10 +13,36 @@ pub(crate) struct Call<'a> {
     pub(super) run: &'a Run<'a>,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
+    /// The same node with other inputs.
+    #[cfg(feature = "gpu")]
+    pub fn with_inputs(&self, inputs: Vec<Option<Value>>) -> Call<'a> {
+        Call { node: self.node, inputs, run: self.run }
+    }
+
     /// The operator, for what serves several.
     pub fn op(&self) -> &str {
         &self.node.op
+    }
+
+    /// The operator's domain; empty for ONNX's own.
+    pub fn domain(&self) -> &str {
+        &self.node.domain
+    }
+
+    /// The node's name, or that of its first output.
+    pub fn label(&self) -> &str {
+        &self.node.label
+    }
+
+    /// The inputs as they are; `None` for what is left out.
+    pub fn inputs(&self) -> &[Option<Value>] {
+        &self.inputs
+    }
+
+    /// The inputs that are given.
+    pub fn values(&self) -> impl Iterator<Item = &Value> {
+        self.inputs.iter().flatten()
     }
 
     /// The version of the operator set that the model imports for the node's
@@ -232,4 +258,32 @@ pub(crate) fn broadcast_shape(shapes: &[&[usize]]) -> OpResult<Vec<usize>> {
         }
     }
     Ok(out)
+}
+
+/// The shape that `Reshape` asks for: -1 is what is left, and 0 what the tensor
+/// has there unless `keep_zero`.
+pub(crate) fn reshaped(shape: &[usize], wanted: &[i64], keep_zero: bool) -> OpResult<Vec<usize>> {
+    let mut target = Vec::with_capacity(wanted.len());
+    let mut free = None;
+    for (index, &size) in wanted.iter().enumerate() {
+        target.push(match size {
+            -1 if free.replace(index).is_none() => 1,
+            0 if !keep_zero => *shape.get(index).ok_or_else(|| {
+                OpError::invalid(format!("{wanted:?} keeps a size that {shape:?} has not"))
+            })?,
+            size => sizes(&[size])?[0],
+        });
+    }
+    let product = |sizes: &[usize]| sizes.iter().try_fold(1usize, |p, &s| p.checked_mul(s));
+    let misfit = || OpError::invalid(format!("{shape:?} as {wanted:?}"));
+    let (total, rest) = (product(shape).ok_or_else(misfit)?, product(&target).ok_or_else(misfit)?);
+    match free {
+        Some(_) if rest == 0 || !total.is_multiple_of(rest) => Err(misfit()),
+        Some(index) => {
+            target[index] = total / rest;
+            Ok(target)
+        }
+        None if rest != total => Err(misfit()),
+        None => Ok(target),
+    }
 }

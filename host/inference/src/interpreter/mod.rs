@@ -9,12 +9,15 @@
 mod call;
 mod control;
 mod error;
+mod fold;
 pub(crate) mod ops;
 
 use std::{cell::Cell, sync::Arc, time::Instant};
 
 use headland_tensor::{NamedTensors, Tensor};
 
+#[cfg(feature = "gpu")]
+pub(crate) use call::reshaped;
 pub(crate) use call::{Call, axes, axis, broadcast_shape, sizes};
 pub use error::{OpError, OpResult};
 
@@ -103,7 +106,9 @@ impl Interpreted {
         if let Some(proto) = &proto.graph {
             inputs.retain(|(name, _)| proto.initializer.iter().all(|t| t.name != *name));
         }
-        Ok(Self { graph, inputs, outputs, limits: *limits })
+        let mut model = Self { graph, inputs, outputs, limits: *limits };
+        model.fold_constants();
+        Ok(model)
     }
 
     /// What it takes, in the model's order.
@@ -138,24 +143,7 @@ impl Interpreted {
             .iter()
             .map(|tensor| Array::from_tensor(tensor).map(Value::Array).map_err(failed))
             .collect::<Result<_, _>>()?;
-        let made = self.run_until(fed, deadline)?;
-        info.outputs
-            .iter()
-            .zip(made)
-            .map(|(info, value)| {
-                let array = value.array().map_err(failed)?;
-                let tensor = array.to_tensor().filter(|t| t.dtype() == info.dtype);
-                let tensor = tensor.ok_or_else(|| InferenceError::Failed {
-                    reason: format!(
-                        "output {:?} is declared {}, but {} was made",
-                        info.name,
-                        info.dtype,
-                        array.element()
-                    ),
-                })?;
-                Ok((info.name.clone(), tensor))
-            })
-            .collect()
+        to_tensors(info, self.run_until(fed, deadline)?)
     }
 
     pub(crate) fn run_until(
@@ -163,15 +151,87 @@ impl Interpreted {
         inputs: Vec<Value>,
         deadline: Option<Deadline>,
     ) -> Result<Vec<Value>, InferenceError> {
+        self.run_on(inputs, deadline, None)
+    }
+
+    /// As [`Interpreted::run_until`], what a device can run on that device.
+    pub(crate) fn run_on(
+        &self,
+        inputs: Vec<Value>,
+        deadline: Option<Deadline>,
+        lane: Option<&Lane>,
+    ) -> Result<Vec<Value>, InferenceError> {
         if inputs.len() != self.inputs.len() {
             return Err(InferenceError::Failed {
                 reason: format!("{} inputs for {}", inputs.len(), self.inputs.len()),
             });
         }
-        let run = Run { limits: &self.limits, deadline, live_bytes: Cell::new(0) };
+        let run = Run { limits: &self.limits, deadline, lane, live_bytes: Cell::new(0) };
         run.graph(&self.graph, inputs, &|_| None)
     }
+
+    /// Run what depends on constants alone, once, here. What fails or would take
+    /// much memory is left for the run.
+    fn fold_constants(&mut self) {
+        let run = Run {
+            limits: &self.limits,
+            deadline: None,
+            lane: None,
+            live_bytes: Cell::new(0),
+        };
+        fold::graph(&mut self.graph, &run);
+    }
+
+    /// Look at every constant, those of nested graphs included.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn for_each_constant(&self, look: &mut dyn FnMut(&Array)) {
+        fn visit(graph: &Graph, look: &mut dyn FnMut(&Array)) {
+            graph.constants.iter().for_each(|(_, array)| look(array));
+            for node in &graph.nodes {
+                for attribute in node.attributes.values() {
+                    match attribute {
+                        Attribute::Graph(body) => visit(body, look),
+                        Attribute::Array(array) => look(array),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        visit(&self.graph, look);
+    }
 }
+
+/// A model's outputs as tensors of the contract, of the types that it declares.
+pub(crate) fn to_tensors(
+    info: &ModelInfo,
+    made: Vec<Value>,
+) -> Result<NamedTensors, InferenceError> {
+    let failed = |e: OpError| InferenceError::Failed { reason: e.to_string() };
+    info.outputs
+        .iter()
+        .zip(made)
+        .map(|(info, value)| {
+            let array = value.array().map_err(failed)?;
+            let tensor = array.to_tensor().filter(|t| t.dtype() == info.dtype);
+            let tensor = tensor.ok_or_else(|| InferenceError::Failed {
+                reason: format!(
+                    "output {:?} is declared {}, but {} was made",
+                    info.name,
+                    info.dtype,
+                    array.element()
+                ),
+            })?;
+            Ok((info.name.clone(), tensor))
+        })
+        .collect()
+}
+
+#[cfg(feature = "gpu")]
+pub(crate) use crate::gpu::Lane;
+
+/// There is no device without the `gpu` feature.
+#[cfg(not(feature = "gpu"))]
+pub(crate) enum Lane {}
 
 /// Refuse the first operator that the interpreter has not, by name.
 fn check_operators(graph: &Graph) -> Result<(), InferenceError> {
@@ -192,6 +252,8 @@ fn check_operators(graph: &Graph) -> Result<(), InferenceError> {
 pub(crate) struct Run<'a> {
     pub limits: &'a LoadLimits,
     pub deadline: Option<Deadline>,
+    /// The device, where there is one.
+    pub lane: Option<&'a Lane>,
     /// Bytes of all values in slots; what two slots share counts twice.
     live_bytes: Cell<u64>,
 }
@@ -199,19 +261,23 @@ pub(crate) struct Run<'a> {
 /// The values of one graph while it runs.
 struct Slots<'a> {
     values: Vec<Option<Value>>,
+    /// What each slot adds to the bytes that live; constants and what the graph
+    /// around owns add nothing.
+    bytes: Vec<u64>,
     live_bytes: &'a Cell<u64>,
 }
 
 impl Slots<'_> {
     fn set(&mut self, slot: Slot, value: Value) {
-        self.live_bytes.set(self.live_bytes.get().saturating_add(value.size_bytes()));
+        self.bytes[slot] = value.size_bytes();
+        self.live_bytes.set(self.live_bytes.get().saturating_add(self.bytes[slot]));
         self.values[slot] = Some(value);
     }
 
     fn clear(&mut self, slot: Slot) {
-        if let Some(value) = self.values[slot].take() {
-            self.live_bytes.set(self.live_bytes.get().saturating_sub(value.size_bytes()));
-        }
+        self.values[slot] = None;
+        let bytes = std::mem::take(&mut self.bytes[slot]);
+        self.live_bytes.set(self.live_bytes.get().saturating_sub(bytes));
     }
 }
 
@@ -238,7 +304,8 @@ impl Run<'_> {
             return Err(InferenceError::Failed { reason });
         }
         let values = vec![None; graph.slots];
-        let mut slots = Slots { values, live_bytes: &self.live_bytes };
+        let bytes = vec![0; graph.slots];
+        let mut slots = Slots { values, bytes, live_bytes: &self.live_bytes };
         for (slot, array) in &graph.constants {
             slots.values[*slot] = Some(array.clone().into());
         }
@@ -289,10 +356,7 @@ impl Run<'_> {
         let made = if control::is_control(node) {
             control::run(&call, &|slot| values[slot].clone())
         } else {
-            match ops::find(&node.domain, &node.op) {
-                Some(op) => op(&call),
-                None => Err(OpError::unsupported("there is no such operator here")),
-            }
+            self.operate(&call)
         };
         let made = made.map_err(|e| e.at(node))?;
         for value in &made {
@@ -310,5 +374,25 @@ impl Run<'_> {
             }
         }
         Ok(made)
+    }
+
+    fn operate(&self, call: &Call<'_>) -> OpResult<Vec<Value>> {
+        #[cfg(feature = "gpu")]
+        if let Some(lane) = self.lane {
+            return lane.node(call);
+        }
+        match ops::find(call.domain(), call.op()) {
+            Some(op) => op(call),
+            None => Err(OpError::unsupported("there is no such operator here")),
+        }
+    }
+
+    /// A value in host memory.
+    fn host(&self, value: &Value) -> OpResult<Value> {
+        #[cfg(feature = "gpu")]
+        if let Some(lane) = self.lane {
+            return lane.host(value);
+        }
+        Ok(value.clone())
     }
 }

@@ -1,0 +1,353 @@
+//! The GPU executor: the interpreter's walk, with burn's tensors on a device in
+//! place of arrays in host memory.
+//!
+//! Floats of a model's inputs go to the device when a run starts, constants when
+//! they are first used there, once; intermediate results stay, and only what
+//! the model gives comes back. Shapes, axes and the arithmetic on them stay in
+//! host memory, where they came from. What the device cannot run, the
+//! interpreter runs on the host, and a [`Placement`] says for each node where it
+//! ran and why; [`GpuExecutor::strict`] refuses instead.
+
+mod device;
+mod ops;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use headland_tensor::{NamedTensors, Tensor};
+use serde::Serialize;
+
+pub use device::{Adapter, Device, DeviceTensor};
+
+use crate::{
+    Executor, InferenceError, Interpreted, LoadLimits, Model, ModelInfo, Value,
+    deadline::Deadline,
+    front,
+    interpreter::{Call, OpError, OpResult, ops as host_ops},
+    value::{Array, Element, Lanes},
+};
+
+/// Runs models on a device of burn's: a GPU through wgpu, or burn's own CPU
+/// backend.
+#[derive(Debug, Clone)]
+pub struct GpuExecutor {
+    device: Device,
+    strict: bool,
+}
+
+impl GpuExecutor {
+    /// Run on this device; nodes that it does not run go to the host.
+    pub fn new(device: Device) -> Self {
+        Self { device, strict: false }
+    }
+
+    /// Run on this device, and refuse models with a node that it does not run.
+    pub fn strict(device: Device) -> Self {
+        Self { device, strict: true }
+    }
+}
+
+impl Executor for GpuExecutor {
+    fn name(&self) -> &'static str {
+        "gpu"
+    }
+
+    fn load(&self, onnx: &[u8], limits: &LoadLimits) -> Result<Arc<dyn Model>, InferenceError> {
+        self.load_placed(onnx, limits).map(|model| model as Arc<dyn Model>)
+    }
+
+    fn run_wide(
+        &self,
+        model: &Interpreted,
+        inputs: Vec<Value>,
+    ) -> Result<Vec<Value>, InferenceError> {
+        Lane::new(self.device.clone(), self.strict, model).run(model, inputs, None)
+    }
+}
+
+impl GpuExecutor {
+    /// As [`Executor::load`], and the model can say where its nodes run.
+    ///
+    /// # Errors
+    /// As [`Executor::load`].
+    pub fn load_placed(
+        &self,
+        onnx: &[u8],
+        limits: &LoadLimits,
+    ) -> Result<Arc<GpuModel>, InferenceError> {
+        let (mut proto, info) = front::open(onnx, limits)?;
+        front::rewrite(&mut proto);
+        let model = Interpreted::new(onnx, &proto, limits)?;
+        let lane = Lane::new(self.device.clone(), self.strict, &model);
+        Ok(Arc::new(GpuModel { info, model, lane }))
+    }
+}
+
+/// A model on a device.
+pub struct GpuModel {
+    info: ModelInfo,
+    model: Interpreted,
+    lane: Lane,
+}
+
+impl GpuModel {
+    /// Where each node ran in the runs so far, in the order of their first.
+    pub fn placements(&self) -> Vec<Placement> {
+        self.lane.lock().placements.clone()
+    }
+
+    /// Copies between host and device in the runs so far.
+    pub fn transfers(&self) -> Transfers {
+        self.lane.lock().transfers
+    }
+}
+
+impl Model for GpuModel {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn engine(&self) -> String {
+        let on_host = self.placements().iter().filter(|p| p.place == Place::Host).count();
+        let device = self.lane.device.name();
+        match on_host {
+            0 => format!("gpu, {device}"),
+            1 => format!("gpu, {device}, one node on the host"),
+            count => format!("gpu, {device}, {count} nodes on the host"),
+        }
+    }
+
+    fn run_until(
+        &self,
+        inputs: &[(String, Tensor)],
+        deadline: Option<Instant>,
+    ) -> Result<NamedTensors, InferenceError> {
+        let inputs = self.info.bind(inputs)?;
+        let failed = |e: OpError| InferenceError::Failed { reason: e.to_string() };
+        let fed = inputs
+            .iter()
+            .map(|tensor| Array::from_tensor(tensor).map(Value::Array).map_err(failed))
+            .collect::<Result<_, _>>()?;
+        let made = self.lane.run(&self.model, fed, deadline.map(Deadline::new))?;
+        crate::interpreter::to_tensors(&self.info, made)
+    }
+}
+
+/// Where a node runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Place {
+    /// On the device.
+    Device,
+    /// On the host, on values that are there anyway: shapes, axes, text.
+    Shape,
+    /// On the host, though its values are on the device, because the device
+    /// does not run it.
+    Host,
+}
+
+/// Where one node ran, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Placement {
+    /// The node's name, or that of its first output.
+    pub node: String,
+    /// Its operator.
+    pub op: String,
+    /// Where it ran.
+    pub place: Place,
+    /// Why not on the device; empty there.
+    pub reason: String,
+}
+
+/// Copies between host and device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Transfers {
+    /// To the device, constants included.
+    pub uploads: u64,
+    /// From the device, for the model's outputs.
+    pub outputs: u64,
+    /// From the device, for nodes that run on the host.
+    pub readbacks: u64,
+}
+
+/// What a model keeps for its runs on a device.
+pub(crate) struct Lane {
+    device: Device,
+    strict: bool,
+    /// Constants of the model, by where their elements are.
+    constants: HashSet<usize>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Constants that are on the device already.
+    resident: HashMap<usize, DeviceTensor>,
+    placements: Vec<Placement>,
+    placed: HashMap<(String, Place), usize>,
+    transfers: Transfers,
+}
+
+/// Where an array's elements are; two arrays that share them have one.
+fn identity(array: &Array) -> usize {
+    match array.lanes() {
+        Lanes::One(v) => Arc::as_ptr(v) as usize,
+        Lanes::Two(v) => Arc::as_ptr(v) as usize,
+        Lanes::Four(v) => Arc::as_ptr(v) as usize,
+        Lanes::Eight(v) => Arc::as_ptr(v) as usize,
+        Lanes::Text(v) => Arc::as_ptr(v) as usize,
+    }
+}
+
+impl Lane {
+    fn new(device: Device, strict: bool, model: &Interpreted) -> Self {
+        let mut constants = HashSet::new();
+        model.for_each_constant(&mut |array| {
+            constants.insert(identity(array));
+        });
+        Self { device, strict, constants, state: Mutex::default() }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(
+        &self,
+        model: &Interpreted,
+        inputs: Vec<Value>,
+        deadline: Option<Deadline>,
+    ) -> Result<Vec<Value>, InferenceError> {
+        let failed = |e: OpError| match e {
+            OpError::Other(e) => e,
+            e => InferenceError::Failed { reason: e.to_string() },
+        };
+        let fed = inputs
+            .into_iter()
+            .map(|value| match value {
+                Value::Array(array) if starts_on_device(&array) => {
+                    self.upload(&array).map(Value::Device)
+                }
+                other => Ok(other),
+            })
+            .map(|made| made.map_err(failed));
+        let fed = fed.collect::<Result<_, _>>()?;
+        let made = model.run_on(fed, deadline, Some(self))?;
+        made.into_iter().map(|value| self.output(value).map_err(failed)).collect()
+    }
+
+    /// A value that the model gives, in host memory.
+    fn output(&self, value: Value) -> OpResult<Value> {
+        Ok(match value {
+            Value::Device(tensor) => {
+                self.lock().transfers.outputs += 1;
+                self.device.download(&tensor)?.into()
+            }
+            Value::Sequence(values) => Value::Sequence(
+                values.into_iter().map(|v| self.output(v)).collect::<OpResult<_>>()?,
+            ),
+            Value::Optional(Some(inner)) => {
+                Value::Optional(Some(Box::new(self.output(*inner)?)))
+            }
+            other => other,
+        })
+    }
+
+    /// An array on the device: once, if it is a constant of the model.
+    pub(crate) fn upload(&self, array: &Array) -> OpResult<DeviceTensor> {
+        let identity = identity(array);
+        let constant = self.constants.contains(&identity);
+        if constant
+            && let Some(resident) = self.lock().resident.get(&identity)
+            && resident.element() == array.element()
+        {
+            return resident.reshape(array.shape());
+        }
+        let tensor = self.device.upload(array)?;
+        let mut state = self.lock();
+        state.transfers.uploads += 1;
+        if constant {
+            state.resident.insert(identity, tensor.clone());
+        }
+        Ok(tensor)
+    }
+
+    /// A value in host memory, for what runs there.
+    pub(crate) fn host(&self, value: &Value) -> OpResult<Value> {
+        Ok(match value {
+            Value::Device(tensor) => {
+                self.lock().transfers.readbacks += 1;
+                self.device.download(tensor)?.into()
+            }
+            Value::Sequence(values) => {
+                Value::Sequence(values.iter().map(|v| self.host(v)).collect::<OpResult<_>>()?)
+            }
+            Value::Optional(Some(inner)) => Value::Optional(Some(Box::new(self.host(inner)?))),
+            other => other.clone(),
+        })
+    }
+
+    /// Run a node where it belongs.
+    pub(crate) fn node(&self, call: &Call<'_>) -> OpResult<Vec<Value>> {
+        let on_device = call.values().any(on_device);
+        let mut reason = String::new();
+        if on_device {
+            match ops::run(call, self) {
+                Ok(made) => {
+                    self.place(call, Place::Device, "");
+                    return Ok(made);
+                }
+                Err(OpError::Unsupported(why)) => reason = why,
+                Err(e) => return Err(e),
+            }
+            if self.strict && !reason.is_empty() {
+                let reason = format!("the device does not run it: {reason}");
+                return Err(OpError::Unsupported(reason));
+            }
+        }
+        let Some(op) = host_ops::find(call.domain(), call.op()) else {
+            return Err(OpError::unsupported("there is no such operator here"));
+        };
+        let inputs = call
+            .inputs()
+            .iter()
+            .map(|input| input.as_ref().map(|value| self.host(value)).transpose())
+            .collect::<OpResult<_>>()?;
+        let made = op(&call.with_inputs(inputs))?;
+        self.place(call, if on_device { Place::Host } else { Place::Shape }, &reason);
+        Ok(made)
+    }
+
+    fn place(&self, call: &Call<'_>, place: Place, reason: &str) {
+        let mut state = self.lock();
+        let key = (call.label().to_owned(), place);
+        if !state.placed.contains_key(&key) {
+            let index = state.placements.len();
+            state.placed.insert(key, index);
+            state.placements.push(Placement {
+                node: call.label().to_owned(),
+                op: call.op().to_owned(),
+                place,
+                reason: reason.to_owned(),
+            });
+        }
+    }
+}
+
+/// Floats that the device computes with, and bools, start there.
+fn starts_on_device(array: &Array) -> bool {
+    use headland_tensor::DType::{F16, F32};
+    matches!(array.element(), Element::Plain(F32 | F16)) && !array.is_empty()
+}
+
+fn on_device(value: &Value) -> bool {
+    match value {
+        Value::Device(_) => true,
+        Value::Sequence(values) => values.iter().any(on_device),
+        Value::Optional(Some(inner)) => on_device(inner),
+        _ => false,
+    }
+}
