@@ -128,7 +128,7 @@ fn scan_batches(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpRes
     if call.value(0).is_some() {
         return Err(OpError::unsupported("sequence_lens"));
     }
-    let inputs = call.inputs[1..].iter().flatten();
+    let inputs = call.inputs.iter().skip(1).flatten();
     let arrays = inputs.map(Value::array).collect::<OpResult<Vec<_>>>()?;
     let batches = arrays.first().and_then(|a| a.shape().first()).copied().unwrap_or(0);
     let mut outputs: Vec<Vec<Value>> = Vec::new();

@@ -406,6 +406,9 @@ fn split(call: &Call<'_>) -> OpResult<Vec<Value>> {
                 .filter(|&parts| parts > 0)
                 .ok_or_else(|| OpError::invalid(format!("{parts} parts")))?;
             let each = len.div_ceil(parts);
+            if each.saturating_mul(parts - 1) > len {
+                return Err(OpError::invalid(format!("an axis of {len} in {parts} parts")));
+            }
             let at = |index: usize| index.saturating_mul(each).min(len);
             (0..parts.min(call.output_count())).map(|i| at(i + 1) - at(i)).collect()
         }
