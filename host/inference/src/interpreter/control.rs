@@ -49,7 +49,7 @@ fn repeat(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpResult<Ve
     let mut carried: Vec<Value> =
         call.inputs.iter().skip(2).map(|v| v.clone().unwrap_or(Value::Optional(None))).collect();
     let count = carried.len();
-    let mut stacks: Vec<Vec<Value>> = vec![Vec::new(); call.output_count().saturating_sub(count)];
+    let mut stacks = vec![Turns::default(); call.output_count().saturating_sub(count)];
     let mut turn = 0i64;
     while going && trips.is_none_or(|trips| turn < trips) {
         let mut fed =
@@ -59,13 +59,11 @@ fn repeat(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpResult<Ve
         let condition = made.next().ok_or_else(|| OpError::invalid("the body gives nothing"))?;
         going = truth(condition.array()?)?;
         carried = made.by_ref().take(count).collect();
-        for (stack, value) in stacks.iter_mut().zip(made) {
-            stack.push(value);
-        }
+        keep(call, &mut stacks, made)?;
         turn += 1;
     }
     for stack in stacks {
-        carried.push(stacked(stack, 0)?);
+        carried.push(stacked(stack.values, 0)?);
     }
     Ok(carried)
 }
@@ -87,6 +85,7 @@ fn scan(
     let at = |list: &str, index: usize| {
         call.ints(list).and_then(|values| values.get(index)).copied().unwrap_or(0)
     };
+    let directions = if call.opset() < 9 { "directions" } else { "scan_input_directions" };
     let mut axes = Vec::new();
     let mut turns = None;
     for (index, source) in sources.iter().enumerate() {
@@ -99,25 +98,23 @@ fn scan(
         axes.push(along);
     }
     let count = states.len();
-    let mut stacks: Vec<Vec<Value>> = vec![Vec::new(); call.output_count().saturating_sub(count)];
+    let mut stacks = vec![Turns::default(); call.output_count().saturating_sub(count)];
     let turns = turns.unwrap_or(0);
     for turn in 0..turns {
         let mut fed = std::mem::take(&mut states);
         for (index, source) in sources.iter().enumerate() {
-            let at = if at("scan_input_directions", index) == 1 { turns - 1 - turn } else { turn };
+            let at = if at(directions, index) == 1 { turns - 1 - turn } else { turn };
             fed.push(shape::pick(source.array()?, axes[index], at)?.into());
         }
         let mut made = call.run.graph(body, fed, outer)?.into_iter();
         states = made.by_ref().take(count).collect();
-        for (stack, value) in stacks.iter_mut().zip(made) {
-            stack.push(value);
-        }
+        keep(call, &mut stacks, made)?;
     }
     for (index, mut stack) in stacks.into_iter().enumerate() {
         if at("scan_output_directions", index) == 1 {
-            stack.reverse();
+            stack.values.reverse();
         }
-        states.push(stacked(stack, at("scan_output_axes", index))?);
+        states.push(stacked(stack.values, at("scan_output_axes", index))?);
     }
     Ok(states)
 }
@@ -128,22 +125,20 @@ fn scan_batches(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpRes
     if call.value(0).is_some() {
         return Err(OpError::unsupported("sequence_lens"));
     }
-    let inputs = call.inputs[1..].iter().flatten();
+    let inputs = call.inputs.iter().skip(1).flatten();
     let arrays = inputs.map(Value::array).collect::<OpResult<Vec<_>>>()?;
     let batches = arrays.first().and_then(|a| a.shape().first()).copied().unwrap_or(0);
-    let mut outputs: Vec<Vec<Value>> = Vec::new();
+    let mut outputs: Vec<Turns> = Vec::new();
     for batch in 0..batches {
         let one = arrays
             .iter()
             .map(|array| shape::pick(array, 0, batch).map(Value::from))
             .collect::<OpResult<Vec<_>>>()?;
         let made = scan(call, one, outer)?;
-        outputs.resize(made.len(), Vec::new());
-        for (all, value) in outputs.iter_mut().zip(made) {
-            all.push(value);
-        }
+        outputs.resize(made.len(), Turns::default());
+        keep(call, &mut outputs, made)?;
     }
-    outputs.into_iter().map(|values| stacked(values, 0)).collect()
+    outputs.into_iter().map(|turns| stacked(turns.values, 0)).collect()
 }
 
 /// `SequenceMap`: the body for each element of the first sequence; others are
@@ -151,7 +146,7 @@ fn scan_batches(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpRes
 fn map(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpResult<Vec<Value>> {
     let body = call.body("body")?;
     let first = call.need(0)?.sequence()?;
-    let mut outputs = vec![Vec::new(); call.output_count()];
+    let mut outputs = vec![Turns::default(); call.output_count()];
     for index in 0..first.len() {
         let fed = call
             .inputs
@@ -165,11 +160,31 @@ fn map(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpResult<Vec<V
                 other => Ok(other.clone()),
             })
             .collect::<OpResult<Vec<_>>>()?;
-        for (all, value) in outputs.iter_mut().zip(call.run.graph(body, fed, outer)?) {
-            all.push(value);
-        }
+        keep(call, &mut outputs, call.run.graph(body, fed, outer)?)?;
     }
-    Ok(outputs.into_iter().map(Value::Sequence).collect())
+    Ok(outputs.into_iter().map(|turns| Value::Sequence(turns.values)).collect())
+}
+
+/// What the turns gave for one output.
+#[derive(Clone, Default)]
+struct Turns {
+    values: Vec<Value>,
+    bytes: u64,
+}
+
+/// Keep what a turn gave, as far as one value may be made of all turns.
+fn keep(
+    call: &Call<'_>,
+    outputs: &mut [Turns],
+    made: impl IntoIterator<Item = Value>,
+) -> OpResult<()> {
+    for (turns, value) in outputs.iter_mut().zip(made) {
+        // Values of a few bytes take memory too.
+        turns.bytes += value.size_bytes() + size_of::<Value>() as u64;
+        call.reserve_bytes(turns.bytes)?;
+        turns.values.push(value);
+    }
+    Ok(())
 }
 
 /// What each turn gave, along a new axis.
