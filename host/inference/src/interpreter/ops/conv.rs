@@ -220,17 +220,18 @@ pub(super) fn sweeps(call: &Call<'_>, image: &[usize], kernel: &[usize]) -> OpRe
             "VALID" | "NOTSET" | "" => {
                 let explicit = auto_pad != "VALID";
                 let pads = if explicit { (pads[axis], pads[rank + axis]) } else { (0, 0) };
+                // Less than nothing where the window is larger than the image.
                 let room = size + pads.0 + pads.1 - window;
-                if room < 0 {
-                    return Err(OpError::invalid(format!(
-                        "a window of {window} over {size} padded by {pads:?}"
-                    )));
-                }
-                let mut count = room / stride + 1;
-                if ceil && explicit && room % stride > 0 {
+                let mut count = room.div_euclid(stride) + 1;
+                if ceil && explicit && room.rem_euclid(stride) > 0 {
                     // One more window hangs over the end, unless it would
                     // start in the padding there.
                     count += i64::from(count * stride < size + pads.0);
+                }
+                if count < 0 {
+                    return Err(OpError::invalid(format!(
+                        "a window of {window} over {size} padded by {pads:?}"
+                    )));
                 }
                 (pads, count)
             }

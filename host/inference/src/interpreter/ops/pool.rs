@@ -18,8 +18,12 @@ use crate::{
 /// <https://onnx.ai/onnx/operators/>
 pub(crate) fn find(name: &str) -> Option<Op> {
     Some(match name {
-        "AveragePool" | "GlobalAveragePool" => average_pool,
-        "LpPool" | "GlobalLpPool" => lp_pool,
+        "AveragePool" | "GlobalAveragePool" => {
+            |call| real!(call.array(0)?.element(), T => average_pool::<T>(call))
+        }
+        "LpPool" | "GlobalLpPool" => {
+            |call| real!(call.array(0)?.element(), T => lp_pool::<T>(call))
+        }
         "MaxPool" | "GlobalMaxPool" => max_pool,
         "MaxRoiPool" => |call| real!(call.array(0)?.element(), T => max_roi_pool::<T>(call)),
         "MaxUnpool" => max_unpool,
@@ -61,15 +65,16 @@ impl<'a> Pooled<'a> {
     }
 
     /// Fold what each window sees, axis by axis: the innermost first, so that
-    /// of equals the first in row-major order comes first. `finish` takes each
-    /// line that a window made along an axis.
-    fn fold<E: Copy>(
+    /// of equals the first in row-major order comes first. `finish` takes what
+    /// a window along an axis made, with that window's `weight`.
+    fn fold<E: Copy, W>(
         &self,
         call: &Call<'_>,
         mut data: Vec<E>,
         empty: E,
         step: impl Fn(E, E) -> E,
-        finish: impl Fn(&Sweep, usize, &mut [E]),
+        weight: impl Fn(&Sweep, usize) -> W,
+        finish: impl Fn(E, &W) -> E,
     ) -> OpResult<Vec<E>> {
         if self.shape.contains(&0) {
             return Ok(Vec::new());
@@ -79,33 +84,34 @@ impl<'a> Pooled<'a> {
             let outer: usize = self.x.shape()[..axis + 2].iter().product();
             let bytes = [size_of::<E>(), outer, sweep.count, inner];
             call.reserve(Element::Plain(DType::U8), &bytes)?;
+            // Where each window begins, how many taps it has, and its weight.
+            let bytes = [size_of::<(usize, usize, W)>(), sweep.count];
+            call.reserve(Element::Plain(DType::U8), &bytes)?;
+            let window = |window: usize| {
+                let taps = sweep.taps(window);
+                let start = if taps.is_empty() { 0 } else { sweep.place(window, taps.start) };
+                (start as usize, taps.len(), weight(sweep, window))
+            };
+            let windows: Vec<_> = (0..sweep.count).map(window).collect();
             let mut folded = vec![empty; outer * sweep.count * inner];
-            for (index, to) in folded.chunks_exact_mut(inner).enumerate() {
-                let (line, window) = (index / sweep.count, index % sweep.count);
+            for (line, lines) in folded.chunks_exact_mut(sweep.count * inner).enumerate() {
                 let from = &data[line * sweep.size * inner..][..sweep.size * inner];
-                let taps = sweep.taps(window).map(|tap| sweep.place(window, tap) as usize);
-                if let [to] = to {
-                    *to = taps.fold(*to, |to, at| step(to, from[at]));
-                } else {
-                    for at in taps {
+                for (to, (start, taps, weight)) in lines.chunks_exact_mut(inner).zip(&windows) {
+                    let places = (0..*taps).map(|tap| start + tap * sweep.dilation);
+                    if let [to] = to {
+                        *to = finish(places.fold(*to, |to, at| step(to, from[at])), weight);
+                        continue;
+                    }
+                    for at in places {
                         let from = &from[at * inner..][..inner];
                         to.iter_mut().zip(from).for_each(|(to, from)| *to = step(*to, *from));
                     }
+                    to.iter_mut().for_each(|to| *to = finish(*to, weight));
                 }
-                finish(sweep, window, to);
             }
             (data, inner) = (folded, inner * sweep.count);
         }
         Ok(data)
-    }
-
-    /// The image in f64.
-    fn wide(&self, call: &Call<'_>) -> OpResult<Vec<f64>> {
-        if !self.x.element().is_float() {
-            return Err(OpError::unsupported(format!("element type {}", self.x.element())));
-        }
-        call.reserve(Element::Plain(DType::F64), self.x.shape())?;
-        self.x.to_f64s()
     }
 
     /// The largest of each window, and where it is: `[Y, Indices]`.
@@ -119,13 +125,13 @@ impl<'a> Pooled<'a> {
         let larger = |a: T, b: T| if b > a { b } else { a };
         if !call.wants(1) {
             return Ok(vec![
-                write(self.fold(call, elements, lowest, larger, |_, _, _| {})?)?.into(),
+                write(self.fold(call, elements, lowest, larger, |_, _| (), |a, ()| a)?)?.into(),
             ]);
         }
         call.reserve(Element::Plain(DType::I64), self.x.shape())?;
         let placed = elements.into_iter().zip(0i64..).collect();
         let step = |a: (T, i64), b: (T, i64)| if a.1 < 0 || b.0 > a.0 { b } else { a };
-        let largest = self.fold(call, placed, (lowest, -1), step, |_, _, _| {})?;
+        let largest = self.fold(call, placed, (lowest, -1), step, |_, _| (), |a, ()| a)?;
         let (values, mut places): (Vec<T>, Vec<i64>) = largest.into_iter().unzip();
         if call.int_or("storage_order", 0) != 0 {
             let image = &self.x.shape()[2..];
@@ -167,30 +173,32 @@ fn max_pool(call: &Call<'_>) -> OpResult<Vec<Value>> {
     }
 }
 
-fn average_pool(call: &Call<'_>) -> OpResult<Vec<Value>> {
+fn average_pool<T: Real>(call: &Call<'_>) -> OpResult<Vec<Value>> {
     let pooled = Pooled::new(call)?;
     let with_pads = call.flag("count_include_pad", false);
-    let divide = |sweep: &Sweep, window: usize, sums: &mut [f64]| {
+    let taps = |sweep: &Sweep, window: usize| {
         let taps = if with_pads { sweep.padded_taps(window) } else { sweep.taps(window).len() };
-        let taps = taps.max(1) as f64;
-        sums.iter_mut().for_each(|sum| *sum /= taps);
+        T::from_f64(taps.max(1) as f64)
     };
-    let sums = pooled.fold(call, pooled.wide(call)?, 0.0, |a, b| a + b, divide)?;
-    Ok(vec![Array::from_f64s(pooled.x.element(), &pooled.shape, &sums)?.into()])
+    let elements = T::read(pooled.x)?.into_owned();
+    let add = |a: T, b: T| a + b;
+    let averages = pooled.fold(call, elements, T::zero(), add, taps, |sum, taps| sum / *taps)?;
+    Ok(vec![T::write(pooled.x.element(), &pooled.shape, averages)?.into()])
 }
 
-fn lp_pool(call: &Call<'_>) -> OpResult<Vec<Value>> {
+fn lp_pool<T: Real>(call: &Call<'_>) -> OpResult<Vec<Value>> {
     let pooled = Pooled::new(call)?;
     let p = call.int_or("p", 2);
     if p < 1 {
         return Err(OpError::invalid(format!("p is {p}")));
     }
-    let p = p as f64;
-    let mut powers = pooled.wide(call)?;
-    powers.iter_mut().for_each(|x| *x = x.abs().powf(p));
-    let mut sums = pooled.fold(call, powers, 0.0, |a, b| a + b, |_, _, _| {})?;
-    sums.iter_mut().for_each(|sum| *sum = sum.powf(p.recip()));
-    Ok(vec![Array::from_f64s(pooled.x.element(), &pooled.shape, &sums)?.into()])
+    let power = |x: &mut T, p: f64| *x = T::from_f64(x.to_f64().abs().powf(p));
+    let mut powers = T::read(pooled.x)?.into_owned();
+    powers.iter_mut().for_each(|x| power(x, p as f64));
+    let add = |a: T, b: T| a + b;
+    let mut norms = pooled.fold(call, powers, T::zero(), add, |_, _| (), |sum, ()| sum)?;
+    norms.iter_mut().for_each(|x| power(x, (p as f64).recip()));
+    Ok(vec![T::write(pooled.x.element(), &pooled.shape, norms)?.into()])
 }
 
 /// The place along each axis of what is at `index` of a shape.

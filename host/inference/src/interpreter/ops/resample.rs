@@ -348,10 +348,11 @@ fn resize(call: &Call<'_>) -> OpResult<Vec<Value>> {
         })?
     } else {
         call.reserve(Element::Plain(DType::F64), x.shape())?;
-        let made = interpolate::<f64>(call, x, &tables, x.to_f64s()?)?;
-        scalar_type!(element, [ints] T => {
-            Array::new(&shape, made.iter().map(|&v| v as T).collect::<Vec<T>>())
-        })?
+        let mut made = interpolate::<f64>(call, x, &tables, x.to_f64s()?)?;
+        if resampling.antialias {
+            made.iter_mut().for_each(|value| *value = value.round());
+        }
+        whole(element, &shape, &made)?
     };
     Ok(vec![made.into()])
 }
@@ -395,6 +396,18 @@ fn interpolate<T: Real>(
         inner *= rows.len();
     }
     Ok(made)
+}
+
+/// Values without their fractions, where one is more than what rounding of the
+/// weights may leave.
+fn whole(element: Element, shape: &[usize], values: &[f64]) -> OpResult<Array> {
+    let near = |value: f64| {
+        let nearest = value.round();
+        if (value - nearest).abs() < 1e-4 { nearest } else { value }
+    };
+    scalar_type!(element, [ints] T => {
+        Array::new(shape, values.iter().map(|&value| near(value) as T).collect::<Vec<T>>())
+    })
 }
 
 /// Replace each axis that has a table by as many lines as the table has rows:
@@ -475,15 +488,8 @@ impl Sampling {
         if matches!(self.filter, Filter::Nearest(_)) {
             at = at.round_ties_even();
         }
-        if at < low || at > high {
-            at = match self.padding {
-                Padding::Zeros => at,
-                Padding::Border => at.clamp(0.0, last),
-                Padding::Reflection => reflect(at, low, high),
-            };
-        }
-        // So far outside there are no pixels in any case.
-        let at = at.clamp(-8.0, length + 8.0);
+        // Far from where the sum with an offset would be lost.
+        let at = at.clamp(-1e9, 1e9);
         let first = at.floor();
         let rest = at - first;
         to.clear();
@@ -491,8 +497,7 @@ impl Sampling {
             let pixel = first + offset;
             let pixel = match self.padding {
                 Padding::Zeros if pixel < 0.0 || pixel > last => return,
-                Padding::Zeros => pixel,
-                Padding::Border => pixel,
+                Padding::Zeros | Padding::Border => pixel,
                 Padding::Reflection => reflect(pixel, low, high),
             };
             to.push((pixel.clamp(0.0, last) as usize, weight));
@@ -566,9 +571,7 @@ fn grid_sample(call: &Call<'_>) -> OpResult<Vec<Value>> {
     } else {
         call.reserve(Element::Plain(DType::F64), x.shape())?;
         let made = sample(&sampling, x.shape(), &grid, &shape, &x.to_f64s()?, weigh::<f64>);
-        scalar_type!(element, [ints] T => {
-            Array::new(&shape, made.iter().map(|&v| v as T).collect::<Vec<T>>())
-        })?
+        whole(element, &shape, &made)?
     };
     Ok(vec![made.into()])
 }
