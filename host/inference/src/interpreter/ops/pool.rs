@@ -18,12 +18,11 @@ use crate::{
 /// <https://onnx.ai/onnx/operators/>
 pub(crate) fn find(name: &str) -> Option<Op> {
     Some(match name {
-        "AveragePool" | "GlobalAveragePool" => {
-            |call| real!(call.array(0)?.element(), T => average_pool::<T>(call))
-        }
-        "LpPool" | "GlobalLpPool" => {
-            |call| real!(call.array(0)?.element(), T => lp_pool::<T>(call))
-        }
+        "AveragePool" => |call| real!(call.array(0)?.element(), T => average_pool::<T>(call)),
+        // Sums of a whole image are long.
+        "GlobalAveragePool" => average_pool::<f64>,
+        "GlobalLpPool" => lp_pool::<f64>,
+        "LpPool" => |call| real!(call.array(0)?.element(), T => lp_pool::<T>(call)),
         "MaxPool" | "GlobalMaxPool" => max_pool,
         "MaxRoiPool" => |call| real!(call.array(0)?.element(), T => max_roi_pool::<T>(call)),
         "MaxUnpool" => max_unpool,
@@ -180,6 +179,7 @@ fn average_pool<T: Real>(call: &Call<'_>) -> OpResult<Vec<Value>> {
         let taps = if with_pads { sweep.padded_taps(window) } else { sweep.taps(window).len() };
         T::from_f64(taps.max(1) as f64)
     };
+    call.reserve(T::ELEMENT, pooled.x.shape())?;
     let elements = T::read(pooled.x)?.into_owned();
     let add = |a: T, b: T| a + b;
     let averages = pooled.fold(call, elements, T::zero(), add, taps, |sum, taps| sum / *taps)?;
@@ -193,6 +193,7 @@ fn lp_pool<T: Real>(call: &Call<'_>) -> OpResult<Vec<Value>> {
         return Err(OpError::invalid(format!("p is {p}")));
     }
     let power = |x: &mut T, p: f64| *x = T::from_f64(x.to_f64().abs().powf(p));
+    call.reserve(T::ELEMENT, pooled.x.shape())?;
     let mut powers = T::read(pooled.x)?.into_owned();
     powers.iter_mut().for_each(|x| power(x, p as f64));
     let add = |a: T, b: T| a + b;
@@ -409,6 +410,7 @@ fn roi_align<T: Real>(call: &Call<'_>) -> OpResult<Vec<Value>> {
         return Ok(vec![T::write(array.element(), &shape, y)?.into()]);
     }
     let x = T::read(array)?;
+    let mut samples = 0usize;
     let narrow = |value: f64| T::from_f64(value).to_f64();
     for (region, &image) in regions.to_f64s()?.chunks_exact(4).zip(&images) {
         let image = image_index(image, batch)?;
@@ -424,13 +426,16 @@ fn roi_align<T: Real>(call: &Call<'_>) -> OpResult<Vec<Value>> {
         };
         let (down, across) = (along(0, height), along(1, width));
         let (grid_down, grid_across) = (down.3, across.3);
-        // As if all samples of a region were kept.
-        call.reserve(Element::Plain(DType::F32), &[bins[0], bins[1], grid_down, grid_across])?;
-        call.reserve(Element::Plain(DType::F64), &[4, bins[0], grid_down])?;
-        call.reserve(Element::Plain(DType::F64), &[4, bins[1], grid_across])?;
+        // Samples are bounded as if they were all kept.
+        let (down_samples, across_samples) =
+            (bins[0].saturating_mul(grid_down), bins[1].saturating_mul(grid_across));
+        samples = samples.saturating_add(down_samples.saturating_mul(across_samples));
+        call.reserve(Element::Plain(DType::F32), &[samples])?;
+        call.reserve(Element::Plain(DType::F64), &[5, down_samples])?;
+        call.reserve(Element::Plain(DType::F64), &[5, across_samples])?;
         let rows = bin_samples(down.0, down.1, down.2, down.3, down.4);
         let columns = bin_samples(across.0, across.1, across.2, across.3, across.4);
-        let samples = (grid_down * grid_across).max(1) as f64;
+        let each = (grid_down * grid_across).max(1) as f64;
         for channel in 0..channels {
             let plane = &x[(image * channels + channel) * height * width..][..height * width];
             // The four weighted pixels around a sample.
@@ -449,7 +454,7 @@ fn roi_align<T: Real>(call: &Call<'_>) -> OpResult<Vec<Value>> {
                         columns.iter().flat_map(move |&column| weighted(row, column))
                     });
                     let value = if average {
-                        values.sum::<f64>() / samples
+                        values.sum::<f64>() / each
                     } else {
                         values.reduce(f64::max).unwrap_or(0.0)
                     };

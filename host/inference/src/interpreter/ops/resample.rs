@@ -335,11 +335,12 @@ fn resize(call: &Call<'_>) -> OpResult<Vec<Value>> {
     let made = if tables.iter().flatten().flatten().all(is_nearest) {
         structural!(&[x], |views| {
             let elements = views[0].iter().cloned().collect();
-            let made = along_axes(call, x.shape(), &tables, elements, |to, from, row| {
-                if let [(at, _)] = row {
-                    to.clone_from_slice(&from[*at * to.len()..][..to.len()]);
-                }
-            })?;
+            let made =
+                along_axes(call, x.shape(), &tables, elements, |to, from, row| match (to, row) {
+                    ([to], [(at, _)]) => *to = from[*at].clone(),
+                    (to, [(at, _)]) => to.clone_from_slice(&from[*at * to.len()..][..to.len()]),
+                    _ => {}
+                })?;
             ArrayD::from_shape_vec(IxDyn(&shape), made).map_err(OpError::from)
         })?
     } else if element.is_float() {
@@ -430,9 +431,11 @@ fn along_axes<T: Clone + Default>(
         shape[axis] = rows.len();
         call.reserve(Element::Plain(DType::U8), &[&[size_of::<T>()], shape.as_slice()].concat())?;
         let mut made = vec![T::default(); shape.iter().product()];
-        for (index, to) in made.chunks_exact_mut(inner).enumerate() {
-            let (line, row) = (index / rows.len(), index % rows.len());
-            make(to, &elements[line * size * inner..][..size * inner], &rows[row]);
+        for (line, lines) in made.chunks_exact_mut(rows.len() * inner).enumerate() {
+            let from = &elements[line * size * inner..][..size * inner];
+            for (to, row) in lines.chunks_exact_mut(inner).zip(rows) {
+                make(to, from, row);
+            }
         }
         elements = made;
     }
