@@ -2,7 +2,7 @@
 
 use headland_tensor::DType;
 use ndarray::{
-    ArrayD, ArrayView2, ArrayViewD, ArrayViewMut2, Axis, Ix2, IxDyn, Zip, linalg::general_mat_mul,
+    ArrayD, ArrayView2, ArrayViewD, ArrayViewMut2, Axis, IxDyn, Zip, linalg::general_mat_mul,
 };
 
 use super::Op;
@@ -555,11 +555,6 @@ fn pair<T: Number>(
     let made = products(call, &left.view(), &right.view())?;
     let array = made.into_shape_with_order(IxDyn(&shape))?;
     Ok(Factor { labels: [batch, a_only, b_only].concat(), array })
-}
-
-/// A matrix of two axes.
-pub(super) fn matrix<'a, T: Scalar>(array: &'a Array) -> OpResult<ArrayView2<'a, T>> {
-    Ok(array.view::<T>()?.into_dimensionality::<Ix2>()?)
 }
 
 #[cfg(test)]

@@ -337,6 +337,11 @@ fn run<T: Real>(call: &Call<'_>, layer: &Layer, inputs: &Inputs) -> OpResult<Vec
         let per_direction = layer.activations.len() / directions;
         let activations = &layer.activations[direction * per_direction..][..per_direction];
         let backwards = layer.reverse || direction == 1;
+        // A sequence of no steps has no last state: zero, as in ONNX Runtime.
+        for (b, _) in layer.lengths.iter().enumerate().filter(|&(_, &length)| length == 0) {
+            states.h[b * hidden..][..hidden].fill(T::ZERO);
+            states.c[b * hidden..][..hidden].fill(T::ZERO);
+        }
         one_direction(layer, activations, &weights, &x, backwards, &mut states, |t, b, h| {
             y[((t * directions + direction) * batch + b) * hidden..][..hidden].copy_from_slice(h);
         })?;
@@ -509,7 +514,8 @@ impl<T: Real> Cell<'_, T> {
             let new = self.activate(1, gate(3, k));
             c[k] = forget.times(c[k]).plus(input.times(new));
             let output = self.activate(0, gate(1, k).plus(peep(1, k, c[k])));
-            h[k] = output.times(self.activate(2, c[k]));
+            // The clip is for the gates alone, as in ONNX Runtime.
+            h[k] = output.times(c[k].apply(&self.activations[2]));
         }
     }
 }
