@@ -233,7 +233,7 @@ fn matmul(call: &Call<'_>) -> OpResult<Vec<Value>> {
 
 /// `alpha` times the product of matrices, plus `beta` times what broadcasts to
 /// it.
-fn gemm(call: &Call<'_>) -> OpResult<Vec<Value>> {
+pub(super) fn gemm(call: &Call<'_>) -> OpResult<Vec<Value>> {
     let (a, b) = (call.array(0)?, call.array(1)?);
     let element = alike(&[a, b])?;
     let beta = call.float_or("beta", 1.0);

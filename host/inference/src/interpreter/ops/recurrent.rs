@@ -92,8 +92,9 @@ enum Function {
     ThresholdedRelu,
 }
 
+/// An activation with its factors.
 #[derive(Debug, Clone, Copy)]
-struct Activation {
+pub(super) struct Activation {
     function: Function,
     alpha: f32,
     beta: f32,
@@ -101,7 +102,7 @@ struct Activation {
 
 impl Activation {
     /// By name, with the next of the factors where the function has any.
-    fn new<'a>(
+    pub fn new<'a>(
         name: &str,
         alphas: &mut impl Iterator<Item = &'a f32>,
         betas: &mut impl Iterator<Item = &'a f32>,
@@ -124,6 +125,11 @@ impl Activation {
             default.map_or(0.0, |default| given.next().copied().unwrap_or(default))
         };
         Ok(Self { function, alpha: next(alpha, alphas), beta: next(beta, betas) })
+    }
+
+    /// Of one value.
+    pub fn of(&self, value: f32) -> f32 {
+        value.apply(self)
     }
 }
 

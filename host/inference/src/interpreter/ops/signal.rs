@@ -339,7 +339,7 @@ fn window(call: &Call<'_>) -> OpResult<Vec<Value>> {
         .map(|k| {
             // A symmetric window of one is its own middle.
             let turn = if period == 0.0 { 0.5 } else { k as f64 / period };
-            constant + once * (TAU * turn).cos() + twice * (2.0 * TAU * turn).cos()
+            once * (TAU * turn).cos() + twice * (2.0 * TAU * turn).cos() + constant
         })
         .collect();
     Ok(vec![typed(call, &[size], &values)?.into()])
