@@ -3,7 +3,7 @@
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
 use headland_tensor::DType;
-use ndarray::{ArrayD, Axis, IxDyn, Zip};
+use ndarray::{ArrayD, ArrayView2, Axis, IxDyn, Zip};
 
 use super::{
     Op,
@@ -21,6 +21,7 @@ use crate::{
 /// `docs/ContribOperators.md` of ONNX Runtime.
 pub(crate) fn find(name: &str) -> Option<Op> {
     Some(match name {
+        "Attention" => attention,
         "BiasAdd" => bias_add,
         "BiasGelu" | "FastGelu" | "Gelu" | "QuickGelu" => gelu,
         "BiasSplitGelu" => split_gelu,
@@ -29,8 +30,10 @@ pub(crate) fn find(name: &str) -> Option<Op> {
         "EmbedLayerNormalization" => embed,
         "FusedGemm" => fused_gemm,
         "FusedMatMul" | "FusedMatMulActivation" | "TransposeMatMul" => fused_matmul,
+        "GroupQueryAttention" => group_query_attention,
         "MatMulIntegerToFloat" => matmul_integer_to_float,
         "MatMulNBits" => matmul_bits,
+        "MultiHeadAttention" => multi_head_attention,
         "QGemm" => quantized_gemm,
         "QLinearAdd" | "QLinearMul" => quantized_pair,
         "QLinearConcat" => quantized_concat,
@@ -805,6 +808,495 @@ fn turn(head: &mut [f32], cos: &[f32], sin: &[f32], interleaved: bool) {
         let (a, b) = (head[i], head[j]);
         (head[i], head[j]) = (a * cos - b * sin, b * cos + a * sin);
     }
+}
+
+/// Heads of attention: `[batch, heads, len, size]`.
+struct Heads {
+    shape: [usize; 4],
+    values: Vec<f32>,
+}
+
+/// Where the heads are in the rows of `[batch, len, width]`.
+struct Place {
+    heads: usize,
+    size: usize,
+    /// Where the first head begins.
+    start: usize,
+    /// From one head to the next.
+    stride: usize,
+}
+
+impl Place {
+    /// Heads next to each other from `start` on.
+    fn dense(heads: usize, size: usize, start: usize) -> Self {
+        Self { heads, size, start, stride: size }
+    }
+}
+
+impl Heads {
+    fn from_rows(rows: &[f32], [batch, len, width]: [usize; 3], place: &Place) -> OpResult<Self> {
+        let Place { heads, size, start, stride } = *place;
+        let mut values = Vec::with_capacity(batch.min(rows.len()) * len * heads * size);
+        for b in 0..batch {
+            for head in 0..heads {
+                for s in 0..len {
+                    let at = (b * len + s) * width + start + head * stride;
+                    let row = rows.get(at..at + size);
+                    values.extend(row.ok_or_else(|| OpError::invalid("heads beyond a row"))?);
+                }
+            }
+        }
+        Ok(Self { shape: [batch, heads, len, size], values })
+    }
+
+    /// From an array that has heads before positions already.
+    fn from_array(array: &Array) -> OpResult<Self> {
+        match *array.shape() {
+            [batch, heads, len, size] => {
+                Ok(Self { shape: [batch, heads, len, size], values: array.to_f32s()? })
+            }
+            _ => Err(OpError::invalid(format!("{:?} has no heads", array.shape()))),
+        }
+    }
+
+    /// One head: `[len, size]`.
+    fn head(&self, batch: usize, head: usize) -> OpResult<ArrayView2<'_, f32>> {
+        let [_, heads, len, size] = self.shape;
+        let start = (batch * heads + head) * len * size;
+        let values = self.values.get(start..start + len * size);
+        let values = values.ok_or_else(|| OpError::invalid("a head that is not there"))?;
+        Ok(ArrayView2::from_shape((len, size), values)?)
+    }
+
+    /// Behind what came before.
+    fn behind(self, call: &Call<'_>, past: &Self) -> OpResult<Self> {
+        let ([batch, heads, len, size], [b, h, before, s]) = (self.shape, past.shape);
+        if [batch, heads, size] != [b, h, s] {
+            return Err(OpError::invalid(format!("{:?} behind {:?}", self.shape, past.shape)));
+        }
+        let shape = [batch, heads, before + len, size];
+        call.reserve(Element::Plain(DType::F32), &shape)?;
+        let mut values = Vec::with_capacity(self.values.len() + past.values.len());
+        for at in 0..batch * heads {
+            values.extend(&past.values[at * before * size..(at + 1) * before * size]);
+            values.extend(&self.values[at * len * size..(at + 1) * len * size]);
+        }
+        Ok(Self { shape, values })
+    }
+
+    fn array(&self, element: Element) -> OpResult<Array> {
+        Array::from_f32s(element, &self.shape, self.values.clone())
+    }
+}
+
+/// What changes the scores of attention, at `[batch, head, query, key]`.
+struct Scoring<'a> {
+    scale: f32,
+    /// From a scaled product to what the softmax sees.
+    score: &'a dyn Fn([usize; 4], f32) -> f32,
+    /// What a head adds to the sum of the softmax, as a score.
+    sink: &'a dyn Fn(usize) -> Option<f32>,
+}
+
+/// Attention of each query to all keys: `[batch, queries, heads * size]`. Heads
+/// of queries may share one of keys and values.
+fn attend(
+    call: &Call<'_>,
+    [query, key, value]: [&Heads; 3],
+    scoring: &Scoring<'_>,
+) -> OpResult<ArrayD<f32>> {
+    let ([batch, heads, len, size], [b, shared, total, s]) = (query.shape, key.shape);
+    let width = value.shape[3];
+    let fits = [b, s] == [batch, size]
+        && value.shape[..3] == [batch, shared, total]
+        && shared > 0
+        && heads.is_multiple_of(shared);
+    if !fits {
+        let shapes = [query.shape, key.shape, value.shape];
+        return Err(OpError::invalid(format!("attention over {shapes:?}")));
+    }
+    call.reserve(Element::Plain(DType::F32), &[len, total])?;
+    let mut out = zeros::<f32>(call, &[batch, len, heads, width])?;
+    for b in 0..batch {
+        for h in 0..heads {
+            let kv = h / (heads / shared);
+            let mut scores = query.head(b, h)?.dot(&key.head(b, kv)?.t());
+            for (s, mut row) in scores.rows_mut().into_iter().enumerate() {
+                for (t, x) in row.iter_mut().enumerate() {
+                    *x = (scoring.score)([b, h, s, t], *x * scoring.scale);
+                }
+                let sink = (scoring.sink)(h);
+                let first = sink.unwrap_or(f32::NEG_INFINITY);
+                let largest = row.iter().copied().fold(first, f32::max);
+                row.mapv_inplace(|x| (x - largest).exp());
+                let sum = row.sum() + sink.map_or(0.0, |sink| (sink - largest).exp());
+                row.mapv_inplace(|x| x / sum);
+            }
+            let mut place = out.index_axis_mut(Axis(0), b);
+            place.index_axis_mut(Axis(1), h).assign(&scores.dot(&value.head(b, kv)?));
+        }
+    }
+    Ok(out.into_shape_with_order(IxDyn(&[batch, len, heads * width]))?)
+}
+
+/// What a mask of keys adds to the scores, at `[batch, head, query, key]`: the
+/// lengths of the keys, ends and then starts, a bool for each key, or one for
+/// each query and key.
+fn masked(
+    call: &Call<'_>,
+    mask: Option<&Array>,
+    [batch, len, total]: [usize; 3],
+) -> OpResult<impl Fn([usize; 4]) -> f32> {
+    let filter = call.float_or("mask_filter_value", -10_000.0);
+    let values = mask.map(Array::to_i64s).transpose()?.unwrap_or_default();
+    let shape = mask.map(|mask| mask.shape().to_vec());
+    let fits = match shape.as_deref() {
+        None => true,
+        Some(&[n]) => n == batch || n == 2 * batch,
+        Some(&[b, t]) => [b, t] == [batch, total],
+        Some(&[b, s, t]) => [b, s, t] == [batch, len, total],
+        Some(_) => false,
+    };
+    if !fits {
+        return Err(OpError::unsupported(format!("a mask {shape:?}")));
+    }
+    Ok(move |[b, _, s, t]: [usize; 4]| {
+        let seen = match shape.as_deref() {
+            Some([n]) => {
+                let start = if *n == batch { 0 } else { values[batch + b] };
+                (start..values[b]).contains(&(t as i64))
+            }
+            Some([_, _]) => values[b * total + t] != 0,
+            Some([..]) => values[(b * len + s) * total + t] != 0,
+            None => true,
+        };
+        if seen { 0.0 } else { filter }
+    })
+}
+
+/// What is added to the scores, whose first two axes broadcast.
+fn bias_of(bias: Option<&Array>, shape: [usize; 4]) -> OpResult<impl Fn([usize; 4]) -> f32> {
+    let bias = bias.map(floats).transpose()?;
+    if let Some(bias) = &bias {
+        let [b, h, s, t] = *bias.shape() else {
+            return Err(OpError::invalid(format!("attention_bias {:?}", bias.shape())));
+        };
+        let fits = (b == 1 || b == shape[0]) && (h == 1 || h == shape[1]);
+        if !fits || [s, t] != shape[2..] {
+            return Err(OpError::invalid(format!("attention_bias {:?}", bias.shape())));
+        }
+    }
+    Ok(move |[b, h, s, t]: [usize; 4]| {
+        let Some(bias) = &bias else { return 0.0 };
+        let (b, h) = (b.min(bias.shape()[0] - 1), h.min(bias.shape()[1] - 1));
+        bias[[b, h, s, t]]
+    })
+}
+
+/// The number of heads that an attribute says.
+fn head_count(call: &Call<'_>, name: &str) -> OpResult<usize> {
+    match sizes(&[call.int_or(name, 0)])?[0] {
+        0 => Err(OpError::invalid(format!("{name} is missing"))),
+        heads => Ok(heads),
+    }
+}
+
+/// The shape of a tensor with three axes.
+fn three(array: &Array) -> OpResult<[usize; 3]> {
+    let wrong = |_| OpError::invalid(format!("{:?} where three axes are", array.shape()));
+    array.shape().try_into().map_err(wrong)
+}
+
+/// Rows `[.., width]` plus the part of a bias that begins at `start`.
+fn biased(rows: &Array, bias: Option<&[f32]>, start: usize) -> OpResult<Vec<f32>> {
+    let mut values = rows.to_f32s()?;
+    if let (Some(bias), Some(&width)) = (bias, rows.shape().last()) {
+        let bias = bias.get(start..).and_then(|bias| bias.get(..width));
+        let bias = bias.ok_or_else(|| OpError::invalid("a bias that is too short"))?;
+        values.iter_mut().zip(bias.iter().cycle()).for_each(|(v, b)| *v += b);
+    }
+    Ok(values)
+}
+
+/// The scale that the node says, or one over the root of the size of a head.
+fn attention_scale(call: &Call<'_>, size: usize) -> f32 {
+    call.float("scale").filter(|&scale| scale != 0.0).unwrap_or(1.0 / (size as f32).sqrt())
+}
+
+/// Attention over given queries, keys and values, with masks that MultiHead and
+/// plain attention share. `past` is how many keys came before.
+fn masked_attention(
+    call: &Call<'_>,
+    parts: [&Heads; 3],
+    past: usize,
+    mask: Option<&Array>,
+    bias: Option<&Array>,
+) -> OpResult<ArrayD<f32>> {
+    let ([batch, heads, len, size], total) = (parts[0].shape, parts[1].shape[2]);
+    let mask = masked(call, mask, [batch, len, total])?;
+    let bias = bias_of(bias, [batch, heads, len, total])?;
+    let causal = call.flag("unidirectional", false);
+    let score = |at: [usize; 4], x: f32| {
+        let ahead = causal && at[3] > past + at[2];
+        // An infinity would make nothing of a row without any key.
+        if ahead { f32::MIN } else { x + mask(at) + bias(at) }
+    };
+    let scale = attention_scale(call, size);
+    attend(call, parts, &Scoring { scale, score: &score, sink: &|_| None })
+}
+
+fn multi_head_attention(call: &Call<'_>) -> OpResult<Vec<Value>> {
+    let heads = head_count(call, "num_heads")?;
+    let query = call.array(0)?;
+    let element = query.element();
+    let bias = call.optional(3)?.map(Array::to_f32s).transpose()?;
+    let bias = bias.as_deref();
+    let [query, mut key, mut value] = match (query.shape(), call.optional(1)?) {
+        (&[batch, len, h, 3, size], None) if h == heads && bias.is_none() => {
+            let rows = query.to_f32s()?;
+            let part = |index: usize| {
+                let place = Place { heads, size, start: index * size, stride: 3 * size };
+                Heads::from_rows(&rows, [batch, len, 3 * h * size], &place)
+            };
+            [part(0)?, part(1)?, part(2)?]
+        }
+        (_, Some(key)) => {
+            let shape = three(query)?;
+            let size = shape[2] / heads;
+            let rows = biased(query, bias, 0)?;
+            let query = Heads::from_rows(&rows, shape, &Place::dense(heads, size, 0))?;
+            match *key.shape() {
+                [batch, len, h, 2, size] if h == heads && bias.is_none() => {
+                    let rows = key.to_f32s()?;
+                    let part = |index: usize| {
+                        let place = Place { heads, size, start: index * size, stride: 2 * size };
+                        Heads::from_rows(&rows, [batch, len, 2 * h * size], &place)
+                    };
+                    [query, part(0)?, part(1)?]
+                }
+                [_, _, _, _] => {
+                    [query, Heads::from_array(key)?, Heads::from_array(call.array(2)?)?]
+                }
+                _ => {
+                    let value = call.array(2)?;
+                    let (of_key, of_value) = (three(key)?, three(value)?);
+                    let rows = biased(key, bias, shape[2])?;
+                    let place = Place::dense(heads, of_key[2] / heads, 0);
+                    let key = Heads::from_rows(&rows, of_key, &place)?;
+                    let rows = biased(value, bias, shape[2] + of_key[2])?;
+                    let place = Place::dense(heads, of_value[2] / heads, 0);
+                    [query, key, Heads::from_rows(&rows, of_value, &place)?]
+                }
+            }
+        }
+        (shape, None) => return Err(OpError::unsupported(format!("packed queries {shape:?}"))),
+    };
+    let mut past = 0;
+    if let (Some(past_key), Some(past_value)) = (call.optional(6)?, call.optional(7)?) {
+        if call.value(8).is_some() || call.value(9).is_some() {
+            return Err(OpError::unsupported("a cache that past and present share"));
+        }
+        let past_key = Heads::from_array(past_key)?;
+        past = past_key.shape[2];
+        key = key.behind(call, &past_key)?;
+        value = value.behind(call, &Heads::from_array(past_value)?)?;
+    }
+    let parts = [&query, &key, &value];
+    let out = masked_attention(call, parts, past, call.optional(4)?, call.optional(5)?)?;
+    Ok(vec![made(element, out)?.into(), key.array(element)?.into(), value.array(element)?.into()])
+}
+
+/// Attention with the projections of queries, keys and values.
+fn attention(call: &Call<'_>) -> OpResult<Vec<Value>> {
+    let heads = head_count(call, "num_heads")?;
+    if call.flag("do_rotary", false) || call.flag("past_present_share_buffer", false) {
+        return Err(OpError::unsupported("do_rotary or past_present_share_buffer"));
+    }
+    let array = call.array(0)?;
+    let [batch, len, _] = three(array)?;
+    let product = matrix_product(call, array, call.array(1)?)?;
+    let [_, _, width] = three(&product)?;
+    let bias = call.optional(2)?.map(Array::to_f32s).transpose()?;
+    let rows = biased(&product, bias.as_deref(), 0)?;
+    let widths = match call.ints("qkv_hidden_sizes") {
+        Some(widths) => sizes(widths)?,
+        None => vec![width / 3; 3],
+    };
+    let [q, k, v] = *widths else {
+        return Err(OpError::invalid(format!("qkv_hidden_sizes {widths:?}")));
+    };
+    let part = |width: usize, start: usize| {
+        let place = Place::dense(heads, width / heads, start);
+        Heads::from_rows(&rows, [batch, len, rows.len() / (batch * len).max(1)], &place)
+    };
+    if q.checked_add(k).and_then(|qk| qk.checked_add(v)) != Some(width) {
+        return Err(OpError::invalid(format!("{widths:?} of {width}")));
+    }
+    let (query, mut key, mut value) = (part(q, 0)?, part(k, q)?, part(v, q + k)?);
+    let mut before = 0;
+    if let Some(past) = call.optional(4)? {
+        let halves = floats(past)?;
+        let &[2, b, h, len, size] = past.shape() else {
+            return Err(OpError::invalid(format!("past {:?}", past.shape())));
+        };
+        let half = |index: usize| Heads {
+            shape: [b, h, len, size],
+            values: halves.index_axis(Axis(0), index).iter().copied().collect(),
+        };
+        before = len;
+        key = key.behind(call, &half(0))?;
+        value = value.behind(call, &half(1))?;
+    }
+    let parts = [&query, &key, &value];
+    let out = masked_attention(call, parts, before, call.optional(3)?, call.optional(5)?)?;
+    let mut outputs = vec![made(array.element(), out)?.into()];
+    if call.wants(1) {
+        if key.shape != value.shape {
+            return Err(OpError::invalid("keys and values of different sizes"));
+        }
+        let [batch, heads, len, size] = key.shape;
+        let shape = [2, batch, heads, len, size];
+        call.reserve(Element::Plain(DType::F32), &shape)?;
+        let values = [key.values, value.values].concat();
+        outputs.push(Array::from_f32s(array.element(), &shape, values)?.into());
+    }
+    Ok(outputs)
+}
+
+/// Causal attention whose heads of queries share heads of keys and values, with
+/// a cache of these.
+fn group_query_attention(call: &Call<'_>) -> OpResult<Vec<Value>> {
+    let (heads, shared) = (head_count(call, "num_heads")?, head_count(call, "kv_num_heads")?);
+    let quantised =
+        ["k_quant_type", "v_quant_type"].iter().any(|n| call.text_or(n, "NONE") != "NONE");
+    if quantised
+        || (12..17).any(|index| call.value(index).is_some())
+        || call.flag("sliding_window_cache", false)
+    {
+        return Err(OpError::unsupported("a quantised or sliding cache, norms, query_seqlens"));
+    }
+    let array = call.array(0)?;
+    let element = array.element();
+    let shape = three(array)?;
+    let [batch, len, width] = shape;
+    let rows = array.to_f32s()?;
+    let [mut query, mut key, value] = match (call.optional(1)?, call.optional(2)?) {
+        (Some(key), Some(value)) => {
+            let (of_key, of_value) = (three(key)?, three(value)?);
+            let place = |width, heads| Place::dense(heads, width / heads, 0);
+            [
+                Heads::from_rows(&rows, shape, &place(width, heads))?,
+                Heads::from_rows(&key.to_f32s()?, of_key, &place(of_key[2], shared))?,
+                Heads::from_rows(&value.to_f32s()?, of_value, &place(of_value[2], shared))?,
+            ]
+        }
+        _ => {
+            let all = shared.checked_mul(2).and_then(|kv| kv.checked_add(heads));
+            let size = width / all.ok_or_else(|| OpError::invalid("too many heads"))?;
+            let part = |heads, start| {
+                Heads::from_rows(&rows, shape, &Place::dense(heads, size, start * size))
+            };
+            [part(heads, 0)?, part(shared, heads)?, part(shared, heads + shared)?]
+        }
+    };
+    let lengths = sizes(&call.array(5)?.to_i64s()?)?;
+    let total = match *call.array(6)?.to_i64s()? {
+        [total] => sizes(&[total])?[0],
+        ref other => return Err(OpError::invalid(format!("{} lengths", other.len()))),
+    };
+    let [_, _, new, size] = key.shape;
+    if lengths.len() != batch || new != len || value.shape != [batch, shared, len, size] {
+        return Err(OpError::invalid(format!("keys {:?}, lengths {lengths:?}", key.shape)));
+    }
+    // How many keys each sequence has already.
+    let before: Vec<usize> = lengths
+        .iter()
+        .map(|&last| if total == len { 0 } else { (last + 1).saturating_sub(len) })
+        .collect();
+    if call.flag("do_rotary", false) {
+        let given = call.optional(9)?.map(Array::to_i64s).transpose()?;
+        let (cos, sin) = (call.array(7)?, call.array(8)?);
+        let half = cos.shape().last().copied().unwrap_or(0);
+        if cos.shape() != sin.shape() || half == 0 || half.saturating_mul(2) > size {
+            return Err(OpError::invalid(format!("{:?} for heads of {size}", cos.shape())));
+        }
+        let (cos, sin) = (cos.to_f32s()?, sin.to_f32s()?);
+        let interleaved = call.flag("rotary_interleaved", false);
+        for part in [&mut query, &mut key] {
+            let [_, heads, len, size] = part.shape;
+            for (at, head) in part.values.chunks_exact_mut(size.max(1)).enumerate() {
+                let (b, s) = (at / (heads * len), at % len);
+                let position = match &given {
+                    Some(given) if given.len() == batch * len => given[b * len + s],
+                    _ => (before[b] + s) as i64,
+                };
+                turn(head, row(&cos, half, position)?, row(&sin, half, position)?, interleaved);
+            }
+        }
+    }
+    let past = |index: usize| call.optional(index)?.map(Heads::from_array).transpose();
+    let key = cached(call, &key, past(3)?, &before, total)?;
+    let value = cached(call, &value, past(4)?, &before, total)?;
+    let window = usize::try_from(call.int_or("local_window_size", -1)).ok();
+    let causal = call.flag("causal", true);
+    let softcap = call.float_or("softcap", 0.0);
+    // The cache may be longer than what the bias is for.
+    let bias = bias_of(call.optional(10)?, [batch, heads, len, total])?;
+    let score = |at: [usize; 4], x: f32| {
+        let [b, _, s, t] = at;
+        let position = before[b] + s;
+        let seen = if causal {
+            t <= position && window.is_none_or(|window| position < t.saturating_add(window))
+        } else {
+            t <= lengths[b]
+        };
+        if !seen || t >= total {
+            return f32::NEG_INFINITY;
+        }
+        let x = if softcap > 0.0 { softcap * (x / softcap).tanh() } else { x };
+        x + bias(at)
+    };
+    let sinks = call.optional(11)?.map(Array::to_f32s).transpose()?;
+    let smooth = call.flag("smooth_softmax", false);
+    let sink = |head: usize| match &sinks {
+        Some(sinks) => sinks.get(head).copied(),
+        None => smooth.then_some(0.0),
+    };
+    let scale = attention_scale(call, size);
+    let parts = [&query, &key, &value];
+    let out = attend(call, parts, &Scoring { scale, score: &score, sink: &sink })?;
+    Ok(vec![made(element, out)?.into(), key.array(element)?.into(), value.array(element)?.into()])
+}
+
+/// The cache, as long as it was or as all keys are, with the new rows behind
+/// those that each sequence has.
+fn cached(
+    call: &Call<'_>,
+    new: &Heads,
+    past: Option<Heads>,
+    before: &[usize],
+    total: usize,
+) -> OpResult<Heads> {
+    let [batch, heads, len, size] = new.shape;
+    let old = past.as_ref().map_or(0, |past| past.shape[2]);
+    let shape = [batch, heads, total.max(old), size];
+    let long = before.iter().any(|before| before + len > shape[2] || *before > old);
+    if long || past.as_ref().is_some_and(|p| p.shape != [batch, heads, old, size]) {
+        return Err(OpError::invalid(format!("{:?} behind {before:?} of {old}", new.shape)));
+    }
+    let (_, mut values) = into_parts(zeros::<f32>(call, &shape)?);
+    for b in 0..batch {
+        for h in 0..heads {
+            let at = b * heads + h;
+            let out = &mut values[at * shape[2] * size..(at + 1) * shape[2] * size];
+            if let Some(past) = &past {
+                out[..old * size].copy_from_slice(&past.values[at * old * size..][..old * size]);
+            }
+            out[before[b] * size..][..len * size]
+                .copy_from_slice(&new.values[at * len * size..][..len * size]);
+        }
+    }
+    Ok(Heads { shape, values })
 }
 
 #[cfg(test)]
