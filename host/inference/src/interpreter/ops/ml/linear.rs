@@ -65,13 +65,13 @@ pub(super) fn classifier(call: &Call<'_>) -> OpResult<Vec<Value>> {
         return Ok(vec![labels.at(&picks)?.into(), Array::new(&[rows, classes], made)?.into()]);
     }
     let picks: Vec<usize> = made.iter().map(|&score| usize::from(score > 0.0)).collect();
-    made.chunks_mut(1).for_each(|row| transform.apply(row));
-    let made = made.into_iter().map(|s| s as f32);
-    let (picked, columns, made) = if labels.len() == 2 {
-        // The score is taken for a probability as it is.
-        (labels.at(&picks)?, 2, made.flat_map(|s| [1.0 - s, s]).collect::<Vec<_>>())
+    let (picked, made) = if labels.len() == 2 {
+        (labels.at(&picks)?, made.into_iter().flat_map(|s| transform.pair(s)).collect())
     } else {
-        (labels.no_and_yes().at(&picks)?, 1, made.collect())
+        made.chunks_mut(1).for_each(|row| transform.apply(row));
+        (labels.no_and_yes().at(&picks)?, made)
     };
+    let made: Vec<f32> = made.into_iter().map(|s| s as f32).collect();
+    let columns = if labels.len() == 2 { 2 } else { 1 };
     Ok(vec![picked.into(), Array::new(&[rows, columns], made)?.into()])
 }

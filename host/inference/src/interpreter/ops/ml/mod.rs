@@ -182,6 +182,16 @@ impl Transform {
             _ => {}
         }
     }
+
+    /// The scores of two classes from that of the second, which is its
+    /// probability where no other transform makes it one.
+    fn pair(self, score: f64) -> [f64; 2] {
+        match self {
+            Self::Logistic => [logistic(-score), logistic(score)],
+            Self::Probit => [1.0 - probit(score), probit(score)],
+            _ => [1.0 - score, score],
+        }
+    }
 }
 
 fn logistic(score: f64) -> f64 {

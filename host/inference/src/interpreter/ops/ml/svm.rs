@@ -84,7 +84,9 @@ impl<'a> Vectors<'a> {
 pub(super) fn regressor(call: &Call<'_>) -> OpResult<Vec<Value>> {
     let count = sizes(&[call.int_or("n_supports", 0)])?[0];
     let coefficients = floats(call, "coefficients");
-    let transform = Transform::new(call)?;
+    if Transform::new(call)? != Transform::None {
+        return Err(OpError::unsupported("a post_transform of the one score"));
+    }
     let rho = floats(call, "rho").first().copied().unwrap_or(0.0);
     let linear = count == 0;
     if !linear && coefficients.len() != count {
@@ -98,6 +100,7 @@ pub(super) fn regressor(call: &Call<'_>) -> OpResult<Vec<Value>> {
         Vectors::new(call, Kernel::new(call)?, floats(call, "support_vectors"), count)?
     };
     call.reserve(Element::Plain(DType::F64), &[vectors.rows])?;
+    let one_class = call.flag("one_class", false);
     let mut made = Vec::with_capacity(vectors.rows);
     for row in 0..vectors.rows {
         let kernels = vectors.kernels(row);
@@ -106,10 +109,7 @@ pub(super) fn regressor(call: &Call<'_>) -> OpResult<Vec<Value>> {
         } else {
             kernels.iter().zip(coefficients).map(|(k, &c)| k * f64::from(c)).sum()
         };
-        let mut score = [sum + f64::from(rho)];
-        transform.apply(&mut score);
-        let one_class = call.flag("one_class", false);
-        made.push(match score[0] as f32 {
+        made.push(match (sum + f64::from(rho)) as f32 {
             score if !one_class => score,
             score if score > 0.0 => 1.0,
             _ => -1.0,
@@ -229,12 +229,10 @@ fn pair_classifier(call: &Call<'_>, labels: &Labels, counts: &[usize]) -> OpResu
             transform.apply(&mut scores);
         } else if classes > 2 {
             transform.apply(&mut scores);
+        } else if transform == Transform::None {
+            scores.insert(0, -scores[0]);
         } else {
-            transform.apply(&mut scores);
-            let score = scores[0];
-            // Other transforms take the score for a probability as it is.
-            let other = if transform == Transform::None { -score } else { 1.0 - score };
-            scores = vec![other, score];
+            scores = transform.pair(scores[0]).to_vec();
         }
         made.extend(scores.iter().map(|&s| s as f32));
     }

@@ -476,11 +476,7 @@ fn classify<T: Real>(call: &Call<'_>, labels: &Labels, forest: &Forest<T>) -> Op
         picks.push(pick);
         made.extend(scores.iter().chain([&0.0, &0.0]).take(classes).map(|&s| s as f32));
     })?;
-    let picked = if classes <= 2 && !two.one_voted {
-        labels.no_and_yes().at(&picks)?
-    } else {
-        labels.at(&picks)?
-    };
+    let picked = if classes == 1 { labels.no_and_yes().at(&picks)? } else { labels.at(&picks)? };
     Ok(vec![picked.into(), Array::new(&shape, made)?.into()])
 }
 
@@ -505,8 +501,9 @@ fn several_classes(
 /// them only, and its score stands for both.
 ///
 /// # Source
-/// The behaviour of ONNX Runtime's `TreeEnsembleClassifier`; the specification
-/// is silent.
+/// The behaviour of ONNX Runtime's `TreeEnsembleClassifier`, as the
+/// specification is silent; but where it gives 0 and 1 for labels that are
+/// other numbers, the labels are given here.
 #[derive(Debug, Clone, Copy)]
 struct TwoClasses {
     /// Whether all votes are for the same of two classes.
@@ -524,44 +521,43 @@ impl TwoClasses {
         transform: Transform,
     ) -> (usize, Vec<f64>) {
         let first = scores.first().copied().flatten();
-        let mut second = scores.get(1).copied().flatten();
-        // Scores that are no pair yet.
-        let mut alone = first.unwrap_or(0.0);
-        let mut pair = None;
-        match *base {
-            _ if scores.len() < 2 => alone += if base.len() == 1 { base[0] } else { 0.0 },
-            [_, base] if second.is_some() => {
-                let score = base + alone;
-                second = Some(score);
-                pair = Some([-score, score]);
+        let second = scores.get(1).copied().flatten();
+        // The score that decides, and the scores of both classes where they
+        // are two. What nobody voted for stays 0.
+        let (score, pair) = match (base, second) {
+            _ if scores.len() < 2 => {
+                let base = if base.len() == 1 { base[0] } else { 0.0 };
+                (first.unwrap_or(0.0) + base, None)
             }
-            [base0, base1] => {
-                alone += base0;
-                pair = Some([alone, base1]);
+            (&[_, base], Some(_)) => {
+                let score = base + first.unwrap_or(0.0);
+                (score, Some([first.map_or(0.0, |_| -score), score]))
             }
-            [base] => {
-                alone += base;
-                pair = second.map(|second| [alone, second]);
+            (&[base, _], None) => {
+                let score = first.map_or(0.0, |first| first + base);
+                (score, Some([score, 0.0]))
             }
-            _ => pair = second.map(|second| [alone, second]),
-        }
-        let score = second.unwrap_or(alone);
-        let yes = score > if self.one_voted && self.all_positive { 0.5 } else { 0.0 };
+            (&[base], Some(second)) => {
+                (second, Some([first.map_or(0.0, |first| first + base), second]))
+            }
+            (_, Some(second)) => (second, Some([first.unwrap_or(0.0), second])),
+            (&[base], None) => (first.unwrap_or(0.0) + base, None),
+            (_, None) => (first.unwrap_or(0.0), None),
+        };
+        let probability = self.one_voted && self.all_positive;
+        let yes = score > if probability { 0.5 } else { 0.0 };
         let scores = match pair {
             Some(mut pair) => {
                 transform.apply(&mut pair);
                 pair.to_vec()
             }
-            None if transform == Transform::Probit => vec![super::probit(alone)],
-            None if self.one_voted && self.all_positive => vec![1.0 - alone, alone],
-            None if scores.len() == 2 && (self.one_voted || base.is_empty()) => {
-                let mut pair = [-alone, alone];
-                if transform == Transform::Logistic {
-                    transform.apply(&mut pair);
-                }
-                pair.to_vec()
-            }
-            None => vec![alone],
+            None if transform == Transform::Probit => vec![super::probit(score)],
+            None if scores.len() == 2 && (self.one_voted || base.is_empty()) => match transform {
+                Transform::Logistic => transform.pair(score).to_vec(),
+                _ if probability => transform.pair(score).to_vec(),
+                _ => vec![-score, score],
+            },
+            None => vec![score],
         };
         (usize::from(yes), scores)
     }
