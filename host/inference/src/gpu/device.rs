@@ -169,12 +169,6 @@ impl Device {
         self.bools
     }
 
-    /// Wait for the device to have done what it was given.
-    pub(super) fn sync(&self) -> OpResult<()> {
-        guard("waiting for the device", || Dispatch::sync(&self.handle))?
-            .map_err(|e| lost(&e.to_string()))
-    }
-
     /// Copy an array to the device. Whole numbers of up to 16 bits are kept
     /// there as f32, which holds them exactly; wider ones as i32, where they
     /// fit.
@@ -215,7 +209,8 @@ impl Device {
                 }
                 DType::Bool => {
                     let bools: Vec<bool> = array.bools()?.iter().map(|&b| b != 0).collect();
-                    Dispatch::bool_from_data(TensorData::new(bools, physical), handle)
+                    let data = TensorData::new(bools, physical).convert_dtype(self.bools.into());
+                    Dispatch::bool_from_data(data, handle)
                 }
                 DType::F16 | DType::BF16 | DType::F64 => {
                     return Err(OpError::unsupported(format!("{dtype} on the device")));

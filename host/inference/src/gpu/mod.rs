@@ -20,6 +20,7 @@ use std::{
 use headland_tensor::{NamedTensors, Tensor};
 use serde::Serialize;
 
+use device::guard;
 pub use device::{Adapter, Device, DeviceTensor};
 
 use crate::{
@@ -319,6 +320,28 @@ impl Lane {
         let made = op(&call.with_inputs(inputs))?;
         self.place(call, if on_device { Place::Host } else { Place::Shape }, &reason);
         Ok(made)
+    }
+
+    /// The part at `index` of axis `along`, which is gone from the result.
+    pub(crate) fn pick(
+        &self,
+        tensor: &DeviceTensor,
+        along: usize,
+        index: usize,
+    ) -> OpResult<Value> {
+        guard("taking a part", || ops::part_at(tensor, along, index))?.map(Value::Device)
+    }
+
+    /// Tensors of one shape, along a new axis.
+    pub(crate) fn stack(&self, values: &[Value], along: usize) -> OpResult<Value> {
+        let tensors = values
+            .iter()
+            .map(|value| match value {
+                Value::Device(tensor) => Ok(tensor.clone()),
+                other => self.upload(other.array()?),
+            })
+            .collect::<OpResult<Vec<_>>>()?;
+        guard("stacking", || ops::stack(&tensors, along))?.map(Value::Device)
     }
 
     fn place(&self, call: &Call<'_>, place: Place, reason: &str) {

@@ -4,7 +4,7 @@
 //! <https://onnx.ai/onnx/operators/onnx__If.html>, `Loop`, `Scan`,
 //! `SequenceMap`.
 
-use super::{Call, OpError, OpResult, axis, ops::shape};
+use super::{Call, OpError, OpResult, Run, axis, ops::shape};
 use crate::{
     graph::{Node, Slot},
     value::{Array, Value},
@@ -19,7 +19,7 @@ pub(super) fn is_control(node: &Node) -> bool {
 pub(super) fn run(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpResult<Vec<Value>> {
     match call.op() {
         "If" => {
-            let taken = truth(call.array(0)?)?;
+            let taken = truth(call.run, call.need(0)?)?;
             let body = call.body(if taken { "then_branch" } else { "else_branch" })?;
             Ok(call.run.graph(body, Vec::new(), outer)?)
         }
@@ -33,8 +33,9 @@ pub(super) fn run(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpR
     }
 }
 
-fn truth(condition: &Array) -> OpResult<bool> {
-    match condition.bools()? {
+/// A condition, which decides here even where it was made on a device.
+fn truth(run: &Run<'_>, condition: &Value) -> OpResult<bool> {
+    match run.host(condition)?.array()?.bools()? {
         [value] => Ok(*value != 0),
         other => Err(OpError::invalid(format!("a condition of {} elements", other.len()))),
     }
@@ -43,9 +44,9 @@ fn truth(condition: &Array) -> OpResult<bool> {
 /// `Loop`: at most as many turns as input 0 says, while the condition holds.
 fn repeat(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpResult<Vec<Value>> {
     let body = call.body("body")?;
-    let trips = call.optional(0)?.map(Array::to_i64s).transpose()?;
+    let trips = call.value(0).map(|v| call.run.host(v)?.array()?.to_i64s()).transpose()?;
     let trips = trips.map(|t| t.first().copied().unwrap_or(0));
-    let mut going = call.optional(1)?.map(truth).transpose()?.unwrap_or(true);
+    let mut going = call.value(1).map(|v| truth(call.run, v)).transpose()?.unwrap_or(true);
     let mut carried: Vec<Value> =
         call.inputs.iter().skip(2).map(|v| v.clone().unwrap_or(Value::Optional(None))).collect();
     let count = carried.len();
@@ -57,13 +58,13 @@ fn repeat(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpResult<Ve
         fed.append(&mut carried);
         let mut made = call.run.graph(body, fed, outer)?.into_iter();
         let condition = made.next().ok_or_else(|| OpError::invalid("the body gives nothing"))?;
-        going = truth(condition.array()?)?;
+        going = truth(call.run, &condition)?;
         carried = made.by_ref().take(count).collect();
         keep(call, &mut stacks, made)?;
         turn += 1;
     }
     for stack in stacks {
-        carried.push(stacked(stack.values, 0)?);
+        carried.push(stacked(call.run, stack.values, 0)?);
     }
     Ok(carried)
 }
@@ -89,9 +90,9 @@ fn scan(
     let mut axes = Vec::new();
     let mut turns = None;
     for (index, source) in sources.iter().enumerate() {
-        let array = source.array()?;
-        let along = axis(at("scan_input_axes", index), array.rank())?;
-        let len = array.shape()[along];
+        let shape = source.shape()?;
+        let along = axis(at("scan_input_axes", index), shape.len())?;
+        let len = shape[along];
         if *turns.get_or_insert(len) != len {
             return Err(OpError::invalid("inputs of different lengths"));
         }
@@ -104,7 +105,7 @@ fn scan(
         let mut fed = std::mem::take(&mut states);
         for (index, source) in sources.iter().enumerate() {
             let at = if at(directions, index) == 1 { turns - 1 - turn } else { turn };
-            fed.push(shape::pick(source.array()?, axes[index], at)?.into());
+            fed.push(call.run.pick(source, axes[index], at)?);
         }
         let mut made = call.run.graph(body, fed, outer)?.into_iter();
         states = made.by_ref().take(count).collect();
@@ -114,7 +115,7 @@ fn scan(
         if at("scan_output_directions", index) == 1 {
             stack.values.reverse();
         }
-        states.push(stacked(stack.values, at("scan_output_axes", index))?);
+        states.push(stacked(call.run, stack.values, at("scan_output_axes", index))?);
     }
     Ok(states)
 }
@@ -125,20 +126,22 @@ fn scan_batches(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpRes
     if call.value(0).is_some() {
         return Err(OpError::unsupported("sequence_lens"));
     }
-    let inputs = call.inputs.iter().skip(1).flatten();
-    let arrays = inputs.map(Value::array).collect::<OpResult<Vec<_>>>()?;
-    let batches = arrays.first().and_then(|a| a.shape().first()).copied().unwrap_or(0);
+    let inputs: Vec<&Value> = call.inputs.iter().skip(1).flatten().collect();
+    let batches = match inputs.first() {
+        Some(input) => input.shape()?.first().copied().unwrap_or(0),
+        None => 0,
+    };
     let mut outputs: Vec<Turns> = Vec::new();
     for batch in 0..batches {
-        let one = arrays
+        let one = inputs
             .iter()
-            .map(|array| shape::pick(array, 0, batch).map(Value::from))
+            .map(|input| call.run.pick(input, 0, batch))
             .collect::<OpResult<Vec<_>>>()?;
         let made = scan(call, one, outer)?;
         outputs.resize(made.len(), Turns::default());
         keep(call, &mut outputs, made)?;
     }
-    outputs.into_iter().map(|turns| stacked(turns.values, 0)).collect()
+    outputs.into_iter().map(|turns| stacked(call.run, turns.values, 0)).collect()
 }
 
 /// `SequenceMap`: the body for each element of the first sequence; others are
@@ -188,11 +191,27 @@ fn keep(
 }
 
 /// What each turn gave, along a new axis.
-fn stacked(values: Vec<Value>, along: i64) -> OpResult<Value> {
-    let arrays = values.iter().map(Value::array).collect::<OpResult<Vec<_>>>()?;
-    let Some(first) = arrays.first() else {
+fn stacked(run: &Run<'_>, values: Vec<Value>, along: i64) -> OpResult<Value> {
+    let Some(first) = values.first() else {
         return Err(OpError::unsupported("no turn was made, so what it gives has no type"));
     };
-    let along = axis(along, first.rank() + 1)?;
+    let along = axis(along, first.shape()?.len() + 1)?;
+    #[cfg(feature = "gpu")]
+    if let (Some(lane), Value::Device(_)) = (run.lane, first) {
+        return lane.stack(&values, along);
+    }
+    let values = values.iter().map(|v| run.host(v)).collect::<OpResult<Vec<_>>>()?;
+    let arrays = values.iter().map(Value::array).collect::<OpResult<Vec<_>>>()?;
     Ok(shape::stack(&arrays, along)?.into())
+}
+
+impl Run<'_> {
+    /// The part at `index` of axis `along`, which is gone from the result.
+    fn pick(&self, value: &Value, along: usize, index: usize) -> OpResult<Value> {
+        #[cfg(feature = "gpu")]
+        if let (Some(lane), Value::Device(tensor)) = (self.lane, value) {
+            return lane.pick(tensor, along, index);
+        }
+        shape::pick(value.array()?, along, index).map(Value::from)
+    }
 }

@@ -52,6 +52,18 @@ impl Value {
         }
     }
 
+    /// The shape of the tensor that this is, wherever it is.
+    ///
+    /// # Errors
+    /// [`OpError::Invalid`] for anything else.
+    pub fn shape(&self) -> OpResult<&[usize]> {
+        match self {
+            #[cfg(feature = "gpu")]
+            Self::Device(tensor) => Ok(tensor.shape()),
+            other => other.array().map(Array::shape),
+        }
+    }
+
     /// The sequence that this is.
     ///
     /// # Errors

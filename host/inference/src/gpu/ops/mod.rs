@@ -53,6 +53,27 @@ pub(super) fn run(call: &Call<'_>, lane: &Lane) -> OpResult<Vec<Value>> {
     guard("running on the device", || op(&DeviceCall { call, lane }))?
 }
 
+/// The part at `index` of axis `along`, which is gone from the result.
+pub(super) fn part_at(x: &DeviceTensor, along: usize, index: usize) -> OpResult<DeviceTensor> {
+    let part = shape::range(x, along, index, 1)?;
+    let mut shape = x.shape().to_vec();
+    shape.remove(along);
+    part.reshape(&shape)
+}
+
+/// Tensors of one shape, along a new axis.
+pub(super) fn stack(tensors: &[DeviceTensor], along: usize) -> OpResult<DeviceTensor> {
+    let widened = tensors
+        .iter()
+        .map(|tensor| {
+            let mut shape = tensor.shape().to_vec();
+            shape.insert(along, 1);
+            tensor.reshape(&shape)
+        })
+        .collect::<OpResult<Vec<_>>>()?;
+    shape::join(&widened, along)
+}
+
 /// One execution of a node on the device.
 struct DeviceCall<'a> {
     call: &'a Call<'a>,
@@ -175,6 +196,7 @@ fn permute(tensor: &DeviceTensor, order: &[usize]) -> DeviceTensor {
     DeviceTensor::new(moved, tensor.element())
 }
 
-const F32: Element = Element::Plain(DType::F32);
 const BOOL: Element = Element::Plain(DType::Bool);
 const I64: Element = Element::Plain(DType::I64);
+const F32: Element = Element::Plain(DType::F32);
+const F16: Element = Element::Plain(DType::F16);

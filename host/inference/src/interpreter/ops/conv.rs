@@ -106,7 +106,7 @@ const SCRATCH: usize = 1 << 20;
 
 /// The windows along one axis of an image.
 #[derive(Debug, Clone)]
-pub(super) struct Sweep {
+pub(crate) struct Sweep {
     /// The image's size.
     pub size: usize,
     /// Taps of a window.
@@ -163,7 +163,7 @@ fn clip(first: i64, step: usize, size: i64, count: usize) -> Range<usize> {
 
 /// A list attribute of `len` sizes, each from `least` up; `default` where it is
 /// left out.
-pub(super) fn per_axis(
+pub(crate) fn per_axis(
     call: &Call<'_>,
     name: &str,
     len: usize,
@@ -182,7 +182,7 @@ pub(super) fn per_axis(
 
 /// The pads before and after an axis that make up a total, as `auto_pad` says:
 /// the odd one is after for `SAME_UPPER` and before otherwise.
-fn halves(total: i64, auto_pad: &str) -> (i64, i64) {
+pub(crate) fn halves(total: i64, auto_pad: &str) -> (i64, i64) {
     let half = total / 2;
     if auto_pad == "SAME_UPPER" { (half, total - half) } else { (total - half, half) }
 }
@@ -193,7 +193,7 @@ fn halves(total: i64, auto_pad: &str) -> (i64, i64) {
 ///
 /// # Source
 /// <https://onnx.ai/onnx/operators/onnx__MaxPool.html>
-pub(super) fn sweeps(call: &Call<'_>, image: &[usize], kernel: &[usize]) -> OpResult<Vec<Sweep>> {
+pub(crate) fn sweeps(call: &Call<'_>, image: &[usize], kernel: &[usize]) -> OpResult<Vec<Sweep>> {
     let rank = image.len();
     let fits = |&size: &usize| size as u64 <= LARGEST as u64;
     if rank == 0 || kernel.len() != rank || kernel.contains(&0) {
@@ -587,7 +587,7 @@ fn multiply_windows<T: Real>(plan: &Plan, x: &[T], w: &[T], y: &mut [T]) -> OpRe
 ///
 /// # Source
 /// <https://onnx.ai/onnx/operators/onnx__ConvTranspose.html>
-fn transposed_sweeps(call: &Call<'_>, counts: &[usize], kernel: &[usize]) -> OpResult<Vec<Sweep>> {
+pub(crate) fn transposed_sweeps(call: &Call<'_>, counts: &[usize], kernel: &[usize]) -> OpResult<Vec<Sweep>> {
     let rank = counts.len();
     let fits = |&size: &usize| size as u64 <= LARGEST as u64;
     if kernel.contains(&0) || !counts.iter().chain(kernel).all(fits) {

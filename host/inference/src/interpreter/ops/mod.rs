@@ -2,7 +2,7 @@
 
 mod attention;
 mod cast;
-mod conv;
+pub(crate) mod conv;
 mod elementwise;
 mod index;
 mod linear;
@@ -14,7 +14,7 @@ mod quantize;
 mod random;
 mod recurrent;
 mod reduce;
-mod resample;
+pub(crate) mod resample;
 mod sequence;
 pub(crate) mod shape;
 mod signal;

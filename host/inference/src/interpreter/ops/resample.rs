@@ -26,7 +26,7 @@ pub(crate) fn find(name: &str) -> Option<Op> {
 }
 
 /// Pixels along an axis and what each of them weighs.
-type Weights = Vec<(usize, f64)>;
+pub(crate) type Weights = Vec<(usize, f64)>;
 
 /// Convolution with a cubic, at a distance.
 ///
@@ -281,12 +281,37 @@ fn resize_axes(call: &Call<'_>, shape: &[usize]) -> OpResult<Vec<Axis>> {
     Ok(plan)
 }
 
+/// What a resize does along each axis: which pixels, by which weights, make each
+/// pixel of the result. An axis that stays as it is has no table.
+pub(crate) struct ResizePlan {
+    /// The result's shape.
+    pub shape: Vec<usize>,
+    /// The weights for each pixel of an axis of the result; none for pixels
+    /// outside of the image.
+    pub tables: Vec<Option<Vec<Weights>>>,
+    antialias: bool,
+}
+
+impl ResizePlan {
+    /// Whether every pixel of the result is one of the image.
+    pub fn is_nearest(&self) -> bool {
+        let nearest = |row: &Weights| matches!(row.as_slice(), [(_, weight)] if *weight == 1.0);
+        self.tables.iter().flatten().flatten().all(nearest)
+    }
+}
+
+/// The plan of a resize of an image of this shape; without tables where image or
+/// result has no pixels.
+///
 /// # Source
 /// <https://onnx.ai/onnx/operators/onnx__Resize.html>; before opset 11 as ONNX
 /// Runtime has it, since the specification did not say.
-fn resize(call: &Call<'_>) -> OpResult<Vec<Value>> {
-    let x = call.array(0)?;
-    let plan = resize_axes(call, x.shape())?;
+pub(crate) fn resize_plan(
+    call: &Call<'_>,
+    image: &[usize],
+    element: Element,
+) -> OpResult<ResizePlan> {
+    let plan = resize_axes(call, image)?;
     let old = call.op() == "Upsample" || call.opset() < 11;
     let filter = match call.text_or("mode", "nearest") {
         "nearest" if old => Filter::Simple,
@@ -312,7 +337,24 @@ fn resize(call: &Call<'_>) -> OpResult<Vec<Value>> {
         exclude_outside: call.flag("exclude_outside", false),
     };
     let shape: Vec<usize> = plan.iter().map(|axis| axis.resized).collect();
-    call.reserve(x.element(), &shape)?;
+    call.reserve(element, &shape)?;
+    let mut tables = Vec::with_capacity(plan.len());
+    if !shape.contains(&0) && !image.contains(&0) {
+        for axis in &plan {
+            let unchanged = axis.scale == 1.0
+                && axis.size == axis.resized
+                && resampling.transformation != "tf_crop_and_resize";
+            tables.push(if unchanged { None } else { Some(resampling.rows(call, axis)?) });
+        }
+    }
+    Ok(ResizePlan { shape, tables, antialias: resampling.antialias })
+}
+
+fn resize(call: &Call<'_>) -> OpResult<Vec<Value>> {
+    let x = call.array(0)?;
+    let plan = resize_plan(call, x.shape(), x.element())?;
+    let nearest = plan.is_nearest();
+    let ResizePlan { shape, tables, antialias } = plan;
     if shape.contains(&0) || x.is_empty() {
         if !shape.contains(&0) {
             return Err(OpError::invalid(format!("an image of shape {:?}", x.shape())));
@@ -323,16 +365,8 @@ fn resize(call: &Call<'_>) -> OpResult<Vec<Value>> {
         })?;
         return Ok(vec![made.into()]);
     }
-    let mut tables = Vec::with_capacity(plan.len());
-    for axis in &plan {
-        let unchanged = axis.scale == 1.0
-            && axis.size == axis.resized
-            && resampling.transformation != "tf_crop_and_resize";
-        tables.push(if unchanged { None } else { Some(resampling.rows(call, axis)?) });
-    }
-    let is_nearest = |row: &Weights| matches!(row.as_slice(), [(_, weight)] if *weight == 1.0);
     let element = x.element();
-    let made = if tables.iter().flatten().flatten().all(is_nearest) {
+    let made = if nearest {
         structural!(&[x], |views| {
             let elements = views[0].iter().cloned().collect();
             let made =
@@ -350,7 +384,7 @@ fn resize(call: &Call<'_>) -> OpResult<Vec<Value>> {
     } else {
         call.reserve(Element::Plain(DType::F64), x.shape())?;
         let mut made = interpolate::<f64>(call, x, &tables, x.to_f64s()?)?;
-        if resampling.antialias {
+        if antialias {
             made.iter_mut().for_each(|value| *value = value.round());
         }
         whole(element, &shape, &made)?
