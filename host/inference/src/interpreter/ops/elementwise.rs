@@ -623,7 +623,7 @@ fn activation(call: &Call<'_>) -> OpResult<Vec<Value>> {
             let alpha = alpha(1.0);
             each_float!(call, T, |x| {
                 let alpha = T::from(alpha);
-                x.max(0.0) + (alpha * (x / alpha).exp_m1()).min(0.0)
+                if x < 0.0 { alpha * (x / alpha).exp_m1() } else { x }
             })
         }
         "Gelu" => match call.text_or("approximate", "none") {
