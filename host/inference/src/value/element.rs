@@ -196,8 +196,9 @@ impl Small {
         let nan = match self {
             Self::F8E4M3Fn | Self::F8E5M2 => sign | 0x7f,
             Self::F8E4M3Fnuz | Self::F8E5M2Fnuz => 0x80,
-            // It has no NaN; ONNX gives the largest value.
-            _ => return if value.is_nan() { 0x7 } else { self.nearest(value.abs()) | sign },
+            // It has no NaN; ONNX's own data have negative zero.
+            _ if value.is_nan() => return sign_bit,
+            _ => return self.nearest(value.abs()) | sign,
         };
         let largest = match self {
             Self::F8E4M3Fn => 0x7e,
@@ -228,20 +229,19 @@ impl Small {
     /// The magnitude nearest to `value` as if exponents went on for ever; one
     /// past the largest for what would round beyond it.
     fn nearest(self, value: f32) -> u8 {
-        let (last, exponent_bits, mantissa_bits, bias) = match (self, self.layout()) {
-            (Self::F4E2M1, Some((e, m, b))) => (0x7, e, m, b),
-            (Self::F8E4M3Fn, Some((e, m, b))) => (0x7e, e, m, b),
-            (Self::F8E5M2, Some((e, m, b))) => (0x7b, e, m, b),
-            (_, Some((e, m, b))) => (0x7f, e, m, b),
+        let (last, mantissa_bits, bias) = match (self, self.layout()) {
+            (Self::F4E2M1, Some((_, m, b))) => (0x7, m, b),
+            (Self::F8E4M3Fn, Some((_, m, b))) => (0x7e, m, b),
+            (Self::F8E5M2, Some((_, m, b))) => (0x7b, m, b),
+            (_, Some((_, m, b))) => (0x7f, m, b),
             _ => return 0,
         };
-        let _ = exponent_bits;
-        let value = f64::from(value);
-        // The exponent that the value is written with, and steps of that size.
-        let exponent = if value == 0.0 { 1 - bias } else { value.log2().floor() as i32 };
+        // The exponent that the value is written with, and steps of that size;
+        // infinity has the exponent after the last.
+        let exponent = (value.to_bits() >> 23) as i32 - 127;
         let exponent = exponent.max(1 - bias);
         let step = f64::from(exponent - mantissa_bits as i32).exp2();
-        let steps = (value / step).round_ties_even();
+        let steps = (f64::from(value) / step).round_ties_even();
         // Steps within one exponent carry over into the next by themselves.
         let code = steps + f64::from((exponent - (1 - bias)) << mantissa_bits);
         if code > f64::from(last) {

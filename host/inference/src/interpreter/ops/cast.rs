@@ -129,11 +129,7 @@ trait Truncated: Scalar {
 impl Truncated for i64 {
     fn truncated(value: f64) -> Self {
         // What is no number fails both comparisons.
-        if value >= i64::MIN as f64 && value < -(i64::MIN as f64) {
-            value as i64
-        } else {
-            i64::MIN
-        }
+        if value >= i64::MIN as f64 && value < -(i64::MIN as f64) { value as i64 } else { i64::MIN }
     }
 }
 

@@ -425,10 +425,9 @@ fn pow(call: &Call<'_>) -> OpResult<Vec<Value>> {
     let made = if base.is_integer() && exponent.is_integer() {
         let (x, y) = (a.to_i64s()?, b.to_i64s()?);
         let unsigned = exponent == Element::Plain(DType::U64);
-        let (shape, made) =
-            zip(call, i64::ELEMENT, (a.shape(), &x), (b.shape(), &y), |&x, &y| {
-                if y < 0 && !unsigned { inverse_power(x, y) } else { power(x, y as u64) }
-            })?;
+        let (shape, made) = zip(call, i64::ELEMENT, (a.shape(), &x), (b.shape(), &y), |&x, &y| {
+            if y < 0 && !unsigned { inverse_power(x, y) } else { power(x, y as u64) }
+        })?;
         // Powers wrap to the base's width by themselves.
         scalar_type!(base, [ints] T => {
             Array::new(&shape, made.into_iter().map(|v| v as T).collect::<Vec<_>>())
@@ -624,7 +623,7 @@ fn activation(call: &Call<'_>) -> OpResult<Vec<Value>> {
             let alpha = alpha(1.0);
             each_float!(call, T, |x| {
                 let alpha = T::from(alpha);
-                x.max(0.0) + (alpha * (x / alpha).exp_m1()).min(0.0)
+                if x < 0.0 { alpha * (x / alpha).exp_m1() } else { x }
             })
         }
         "Gelu" => match call.text_or("approximate", "none") {
@@ -862,10 +861,7 @@ mod tests {
         assert_eq!(seen(&[2, 3], &[1, 1, 1]).1, 1);
         assert_eq!(seen(&[], &[]).0, [(0, 0)]);
         assert_eq!(seen(&[2, 0], &[2, 1]).1, 0);
-        assert_eq!(
-            seen(&[2, 1], &[3]).0,
-            [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
-        );
+        assert_eq!(seen(&[2, 1], &[3]).0, [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]);
         let (pairs, count) = seen(&[2, 3, 2, 2], &[3, 1, 1]);
         assert_eq!(count, 6);
         assert!(pairs.iter().enumerate().all(|(n, &(i, j))| i == n && j == n / 4 % 3));
