@@ -652,3 +652,38 @@ fn hardmax_line<T: Real>(line: &mut [T]) {
         *value = T::one();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_side_by_side_are_each_seen_once() {
+        // [2, 3, 37]: more lines than go at once, and not a multiple of that.
+        let mut data: Vec<usize> = (0..2 * 3 * 37).collect();
+        let mut seen = Vec::new();
+        Lines { len: 3, inner: 37 }.each(&mut data, |line| {
+            assert_eq!((line[1] - line[0], line[2] - line[1]), (37, 37));
+            seen.push(line[0]);
+            line.reverse();
+        });
+        let first: Vec<usize> = (0..37).chain(111..148).collect();
+        assert_eq!(seen, first);
+        assert_eq!((data[0], data[37], data[74], data[221]), (74, 37, 0, 147));
+    }
+
+    #[test]
+    fn an_extreme_is_nan_where_there_is_one() {
+        let array = Array::scalar(0f32);
+        let lines = Lines { len: 3, inner: 1 };
+        let reduction = Reduction { array, lines, shape: vec![2] };
+        let data = [1.0, f32::NAN, 2.0, 1.0, 3.0, 2.0];
+        let most = extreme(&reduction, &data, true);
+        assert!(most[0].is_nan());
+        assert_eq!(most[1], 3.0);
+        assert_eq!(arg_extremes(&data, lines, true, false), [1, 1]);
+        assert_eq!(arg_extremes(&data, lines, false, true), [1, 0]);
+        let (_, order) = best(&data, lines, 3, true);
+        assert_eq!(order, [1, 2, 0, 1, 2, 0]);
+    }
+}
