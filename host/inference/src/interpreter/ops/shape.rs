@@ -1,9 +1,12 @@
 //! Operators that move elements without looking at them.
 
-use std::sync::Arc;
+// What serves elements of every width serves text too, which is no `Copy`.
+#![allow(clippy::clone_on_copy)]
+
+use std::{ops::Range, sync::Arc};
 
 use headland_tensor::DType;
-use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn, Slice, concatenate, stack as stack_views};
+use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn, Slice};
 
 use super::Op;
 use crate::{
@@ -96,37 +99,107 @@ fn reshaped(array: &Array, shape: &[usize]) -> OpResult<Array> {
     array.reshape(shape)
 }
 
+/// The axes of a dense array, outermost first: how many steps each has, and how
+/// many elements a step goes on.
+fn strides(shape: &[usize]) -> OpResult<Vec<(usize, isize)>> {
+    count(shape)?;
+    let mut stride = 1;
+    let mut axes = vec![(0, 0); shape.len()];
+    for (axis, &size) in axes.iter_mut().zip(shape).rev() {
+        *axis = (size, stride);
+        stride *= size.max(1) as isize;
+    }
+    Ok(axes)
+}
+
+/// The elements of an array that walking `axes` from `start` on passes, in the
+/// shape `shape`.
+fn walked(
+    array: &Array,
+    start: usize,
+    axes: &[(usize, isize)],
+    shape: &[usize],
+) -> OpResult<Array> {
+    let total = count(shape)?;
+    if total == 0 {
+        return zeros(array.element(), shape);
+    }
+    // An axis that goes on where the one within it ends is one with it.
+    let mut merged: Vec<(usize, isize)> = Vec::with_capacity(axes.len());
+    for &(len, stride) in axes.iter().filter(|axis| axis.0 != 1) {
+        match merged.last_mut() {
+            Some(outer) if outer.1 == len as isize * stride => *outer = (outer.0 * len, stride),
+            _ => merged.push((len, stride)),
+        }
+    }
+    structural!(&[array], |views| {
+        let mut made = Vec::with_capacity(total);
+        walk(&mut made, flat(&views[0])?, start, &merged);
+        filled(shape, made)
+    })
+}
+
+fn walk<T: Clone>(made: &mut Vec<T>, source: &[T], start: usize, axes: &[(usize, isize)]) {
+    let at = |step: usize, stride: isize| start.wrapping_add_signed(step as isize * stride);
+    match *axes {
+        [] => made.push(source[start].clone()),
+        [(len, 1)] => made.extend_from_slice(&source[start..start + len]),
+        [(len, 0)] => made.extend(std::iter::repeat_n(&source[start], len).cloned()),
+        [(len, stride)] => made.extend((0..len).map(|step| source[at(step, stride)].clone())),
+        [(len, stride), ref rest @ ..] => {
+            for step in 0..len {
+                walk(made, source, at(step, stride), rest);
+            }
+        }
+    }
+}
+
 /// The part at `index` of axis `along`, which is gone from the result.
 pub(crate) fn pick(array: &Array, along: usize, index: usize) -> OpResult<Array> {
-    structural!(&[array], |views| {
-        Ok::<_, OpError>(views[0].index_axis(Axis(along), index).to_owned())
-    })
+    let one = part(array, along, index, 1)?;
+    let mut shape = one.shape().to_vec();
+    shape.remove(along);
+    one.reshape(&shape)
 }
 
 /// The `len` parts from `start` on of axis `along`.
 pub(super) fn part(array: &Array, along: usize, start: usize, len: usize) -> OpResult<Array> {
-    if start.checked_add(len).is_none_or(|end| end > array.shape()[along]) {
-        let shape = array.shape();
+    let mut shape = array.shape().to_vec();
+    if start.checked_add(len).is_none_or(|end| end > shape[along]) {
         return Err(OpError::invalid(format!(
             "{len} from {start} on of axis {along} of {shape:?}"
         )));
     }
-    structural!(&[array], |views| {
-        let range = Slice::from(start..start + len);
-        Ok::<_, OpError>(views[0].slice_axis(Axis(along), range).to_owned())
-    })
+    let mut axes = strides(&shape)?;
+    let first = start * axes[along].1 as usize;
+    axes[along].0 = len;
+    shape[along] = len;
+    walked(array, first, &axes, &shape)
 }
 
 /// Arrays of one shape, along a new axis.
 pub(crate) fn stack(arrays: &[&Array], along: usize) -> OpResult<Array> {
-    structural!(arrays, |views| stack_views(Axis(along), &views).map_err(OpError::from))
+    let one = |array: &&Array| {
+        let mut shape = array.shape().to_vec();
+        shape.insert(along.min(shape.len()), 1);
+        array.reshape(&shape)
+    };
+    let arrays = arrays.iter().map(one).collect::<OpResult<Vec<_>>>()?;
+    joined(&arrays.iter().collect::<Vec<_>>(), along)
 }
 
 /// Arrays that differ in the size of one axis only, along it.
 pub(super) fn join(call: &Call<'_>, arrays: &[&Array], along: usize) -> OpResult<Array> {
+    call.reserve_bytes(arrays.iter().map(|a| a.size_bytes()).fold(0, u64::saturating_add))?;
+    joined(arrays, along)
+}
+
+fn joined(arrays: &[&Array], along: usize) -> OpResult<Array> {
     let Some(first) = arrays.first() else {
         return Err(OpError::invalid("nothing to concatenate"));
     };
+    let mut shape = first.shape().to_vec();
+    shape[along] = 0;
     for array in arrays {
         let same = |(index, (a, b))| index == along || a == b;
         if array.rank() != first.rank()
@@ -135,9 +208,24 @@ pub(super) fn join(call: &Call<'_>, arrays: &[&Array], along: usize) -> OpResult
             let (first, other) = (first.shape(), array.shape());
             return Err(OpError::invalid(format!("{first:?} with {other:?} along axis {along}")));
         }
+        shape[along] = shape[along].saturating_add(array.shape()[along]);
     }
-    call.reserve_bytes(arrays.iter().map(|a| a.size_bytes()).fold(0, u64::saturating_add))?;
-    structural!(arrays, |views| concatenate(Axis(along), &views).map_err(OpError::from))
+    let (outer, _, inner) = around(&shape, along)?;
+    let total = count(&shape)?;
+    if total == 0 {
+        return zeros(first.element(), &shape);
+    }
+    structural!(arrays, |views| {
+        let mut made = Vec::with_capacity(total);
+        let sources = views.iter().map(flat).collect::<OpResult<Vec<_>>>()?;
+        for index in 0..outer {
+            for (source, array) in sources.iter().zip(arrays) {
+                let block = array.shape()[along] * inner;
+                made.extend_from_slice(&source[index * block..(index + 1) * block]);
+            }
+        }
+        filled(&shape, made)
+    })
 }
 
 fn identity(call: &Call<'_>) -> OpResult<Vec<Value>> {
@@ -270,14 +358,9 @@ fn unsqueeze(call: &Call<'_>) -> OpResult<Vec<Value>> {
 /// An array seen in the shape `fine`, its axes reordered, and what comes of it
 /// in the shape `shape`.
 fn reordered(array: &Array, fine: &[usize], order: &[usize], shape: &[usize]) -> OpResult<Array> {
-    count(fine)?;
-    count(shape)?;
-    structural!(&[array], |views| {
-        let view = views[0].view().into_shape_with_order(IxDyn(fine))?;
-        let moved = view.permuted_axes(order.to_vec());
-        let made = moved.as_standard_layout().into_owned();
-        made.into_shape_with_order(IxDyn(shape)).map_err(OpError::from)
-    })
+    let axes = strides(fine)?;
+    let axes: Vec<_> = order.iter().map(|&from| axes[from]).collect();
+    walked(array, 0, &axes, shape)
 }
 
 fn transpose(call: &Call<'_>) -> OpResult<Vec<Value>> {
@@ -369,15 +452,15 @@ fn broadcast(
     shape: &[usize],
 ) -> OpResult<Array> {
     call.reserve(array.element(), shape)?;
-    count(shape)?;
-    structural!(&[array], |views| {
-        let view = views[0].view().into_shape_with_order(IxDyn(fine))?;
-        let view = view
-            .broadcast(IxDyn(wide))
-            .ok_or_else(|| OpError::invalid(format!("{fine:?} does not broadcast to {wide:?}")))?;
-        let made = view.as_standard_layout().into_owned();
-        made.into_shape_with_order(IxDyn(shape)).map_err(OpError::from)
-    })
+    let mut axes = strides(fine)?;
+    // Axes that the array has not are in front, of size 1.
+    axes.splice(..0, vec![(1, 0); wide.len().saturating_sub(fine.len())]);
+    for (axis, &size) in axes.iter_mut().zip(wide) {
+        if axis.0 != size {
+            *axis = (size, 0);
+        }
+    }
+    walked(array, 0, &axes, shape)
 }
 
 /// Parts along an axis: of the given lengths, or as equal as they go, the last
@@ -446,35 +529,36 @@ fn slice(call: &Call<'_>) -> OpResult<Vec<Value>> {
             steps.len()
         )));
     }
-    let mut ranges = Vec::with_capacity(along.len());
+    let mut shape = array.shape().to_vec();
+    let mut walks = strides(&shape)?;
+    let mut start = 0;
     for (index, &along) in along.iter().enumerate() {
-        let range = bounds(array.shape()[along], starts[index], ends[index], steps[index])?;
-        ranges.push((Axis(along), range));
+        let (first, len, step) = bounds(shape[along], starts[index], ends[index], steps[index])?;
+        let (size, stride) = &mut walks[along];
+        start += first * *stride as usize;
+        (*size, *stride) = (len, *stride * step);
+        shape[along] = len;
     }
-    let made = structural!(&[array], |views| {
-        let mut view = views[0].view();
-        for &(axis, range) in &ranges {
-            view.slice_axis_inplace(axis, range);
-        }
-        Ok::<_, OpError>(view.as_standard_layout().into_owned())
-    })?;
-    Ok(vec![made.into()])
+    Ok(vec![walked(array, start, &walks, &shape)?.into()])
 }
 
-/// What ndarray calls the part of an axis of `len` that ONNX says.
-fn bounds(len: usize, start: i64, end: i64, step: i64) -> OpResult<Slice> {
+/// Of an axis of `len`: the first index that a slice takes, how many it takes,
+/// and the step to the next.
+fn bounds(len: usize, start: i64, end: i64, step: i64) -> OpResult<(usize, usize, isize)> {
     let len = len as i64;
     let from_front = |at: i64| if at < 0 { at.saturating_add(len) } else { at };
     let (start, end) = (from_front(start), from_front(end));
     // A step beyond the axis takes its first element, as one of its length.
     let step = step.clamp(-len.max(1), len.max(1));
-    let (low, high) = match step {
+    let last = (len - 1).max(0);
+    let (start, distance) = match step {
         0 => return Err(OpError::invalid("a step of 0")),
-        1.. => (start.clamp(0, len), end.clamp(0, len)),
-        // ndarray goes back from its end.
-        _ => (end.clamp(-1, len - 1) + 1, (start.clamp(0, len.max(1) - 1) + 1).min(len)),
+        1.. => (start.clamp(0, len), end.clamp(0, len) - start.clamp(0, len)),
+        _ => (start.clamp(0, last), start.clamp(0, last) - end.clamp(-1, last)),
     };
-    Ok(Slice::new(low as isize, Some(high.max(low) as isize), step as isize))
+    let taken =
+        if len == 0 { 0 } else { distance.max(0).unsigned_abs().div_ceil(step.unsigned_abs()) };
+    Ok((start as usize, taken as usize, step as isize))
 }
 
 fn pad(call: &Call<'_>) -> OpResult<Vec<Value>> {
@@ -600,11 +684,21 @@ fn repeat_into<T: Clone>(
     let Some((&(old, new, before), rest)) = axes.split_first() else {
         return made.extend_from_slice(source);
     };
-    let block = source.len() / old;
-    for at in 0..new as i64 {
-        let index = from(at - before, old as i64) as usize;
-        repeat_into(made, &source[index * block..(index + 1) * block], rest, from);
+    let (old, new) = (old as i64, new as i64);
+    let block = source.len() / old as usize;
+    let places = |made: &mut Vec<T>, places: Range<i64>| {
+        for at in places {
+            let index = from(at, old) as usize;
+            repeat_into(made, &source[index * block..(index + 1) * block], rest, from);
+        }
+    };
+    places(made, -before..0);
+    if rest.is_empty() {
+        made.extend_from_slice(source);
+    } else {
+        places(made, 0..old);
     }
+    places(made, old..new - before);
 }
 
 /// The middle of an array, or an array in the middle of zeros.
@@ -794,8 +888,8 @@ mod tests {
 
     /// The indices of an axis that a slice takes.
     fn taken(len: usize, start: i64, end: i64, step: i64) -> Vec<i64> {
-        let axis = ndarray::Array1::from_iter(0..len as i64);
-        axis.slice_axis(Axis(0), bounds(len, start, end, step).unwrap()).to_vec()
+        let (first, taken, step) = bounds(len, start, end, step).unwrap();
+        (0..taken as i64).map(|index| first as i64 + index * step as i64).collect()
     }
 
     #[test]
