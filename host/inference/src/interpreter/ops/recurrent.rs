@@ -1,5 +1,6 @@
 //! Recurrent layers.
 
+use headland_tensor::DType;
 use ndarray::{ArrayD, ArrayView2, ArrayView3, ArrayViewMut2, Axis, Ix3};
 
 use super::{
@@ -8,7 +9,7 @@ use super::{
 };
 use crate::{
     interpreter::{Call, OpError, OpResult},
-    value::{Array, Value, into_parts, scalar_type},
+    value::{Array, Element, Value, into_parts, scalar_type},
 };
 
 /// The operator of that name.
@@ -236,7 +237,7 @@ fn recurrent(call: &Call<'_>) -> OpResult<Vec<Value>> {
         return Err(OpError::invalid(reason));
     }
     let rows = rows.unwrap_or(0);
-    call.reserve(x.element(), &[batch, rows])?;
+    call.reserve(Element::Plain(DType::I64), &[batch, rows.max(1)])?;
     let lengths = match call.optional(4)? {
         None => vec![steps; batch],
         Some(lengths) => {
