@@ -1013,6 +1013,14 @@ fn head_count(call: &Call<'_>, name: &str) -> OpResult<usize> {
     }
 }
 
+/// The size of each of so many heads.
+fn head_size(width: usize, heads: usize) -> OpResult<usize> {
+    if !width.is_multiple_of(heads) {
+        return Err(OpError::invalid(format!("{heads} heads in {width}")));
+    }
+    Ok(width / heads)
+}
+
 /// The shape of a tensor with three axes.
 fn three(array: &Array) -> OpResult<[usize; 3]> {
     let wrong = |_| OpError::invalid(format!("{:?} where three axes are", array.shape()));
@@ -1074,7 +1082,7 @@ fn multi_head_attention(call: &Call<'_>) -> OpResult<Vec<Value>> {
         }
         (_, Some(key)) => {
             let shape = three(query)?;
-            let size = shape[2] / heads;
+            let size = head_size(shape[2], heads)?;
             let rows = biased(query, bias, 0)?;
             let query = Heads::from_rows(&rows, shape, &Place::dense(heads, size, 0))?;
             match *key.shape() {
@@ -1093,10 +1101,10 @@ fn multi_head_attention(call: &Call<'_>) -> OpResult<Vec<Value>> {
                     let value = call.array(2)?;
                     let (of_key, of_value) = (three(key)?, three(value)?);
                     let rows = biased(key, bias, shape[2])?;
-                    let place = Place::dense(heads, of_key[2] / heads, 0);
+                    let place = Place::dense(heads, head_size(of_key[2], heads)?, 0);
                     let key = Heads::from_rows(&rows, of_key, &place)?;
                     let rows = biased(value, bias, shape[2] + of_key[2])?;
-                    let place = Place::dense(heads, of_value[2] / heads, 0);
+                    let place = Place::dense(heads, head_size(of_value[2], heads)?, 0);
                     [query, key, Heads::from_rows(&rows, of_value, &place)?]
                 }
             }
@@ -1138,7 +1146,7 @@ fn attention(call: &Call<'_>) -> OpResult<Vec<Value>> {
         return Err(OpError::invalid(format!("qkv_hidden_sizes {widths:?}")));
     };
     let part = |width: usize, start: usize| {
-        let place = Place::dense(heads, width / heads, start);
+        let place = Place::dense(heads, head_size(width, heads)?, start);
         Heads::from_rows(&rows, [batch, len, rows.len() / (batch * len).max(1)], &place)
     };
     if q.checked_add(k).and_then(|qk| qk.checked_add(v)) != Some(width) {
@@ -1195,16 +1203,17 @@ fn group_query_attention(call: &Call<'_>) -> OpResult<Vec<Value>> {
     let [mut query, mut key, value] = match (call.optional(1)?, call.optional(2)?) {
         (Some(key), Some(value)) => {
             let (of_key, of_value) = (three(key)?, three(value)?);
-            let place = |width, heads| Place::dense(heads, width / heads, 0);
+            let place =
+                |width, heads| Ok::<_, OpError>(Place::dense(heads, head_size(width, heads)?, 0));
             [
-                Heads::from_rows(&rows, shape, &place(width, heads))?,
-                Heads::from_rows(&key.to_f32s()?, of_key, &place(of_key[2], shared))?,
-                Heads::from_rows(&value.to_f32s()?, of_value, &place(of_value[2], shared))?,
+                Heads::from_rows(&rows, shape, &place(width, heads)?)?,
+                Heads::from_rows(&key.to_f32s()?, of_key, &place(of_key[2], shared)?)?,
+                Heads::from_rows(&value.to_f32s()?, of_value, &place(of_value[2], shared)?)?,
             ]
         }
         _ => {
             let all = shared.checked_mul(2).and_then(|kv| kv.checked_add(heads));
-            let size = width / all.ok_or_else(|| OpError::invalid("too many heads"))?;
+            let size = head_size(width, all.ok_or_else(|| OpError::invalid("too many heads"))?)?;
             let part = |heads, start| {
                 Heads::from_rows(&rows, shape, &Place::dense(heads, size, start * size))
             };
@@ -1216,8 +1225,9 @@ fn group_query_attention(call: &Call<'_>) -> OpResult<Vec<Value>> {
         [total] => sizes(&[total])?[0],
         ref other => return Err(OpError::invalid(format!("{} lengths", other.len()))),
     };
-    let [_, _, new, size] = key.shape;
-    if lengths.len() != batch || new != len || value.shape != [batch, shared, len, size] {
+    let size = query.shape[3];
+    let fits = [key.shape, value.shape] == [[batch, shared, len, size]; 2];
+    if lengths.len() != batch || !fits {
         return Err(OpError::invalid(format!("keys {:?}, lengths {lengths:?}", key.shape)));
     }
     // How many keys each sequence has already.
