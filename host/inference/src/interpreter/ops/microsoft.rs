@@ -1310,15 +1310,15 @@ fn cached(
     if values.is_empty() {
         return Ok(Heads { shape, values });
     }
-    for b in 0..batch {
+    for (b, &before) in before.iter().enumerate() {
         for h in 0..heads {
             let at = b * heads + h;
             let out = &mut values[at * shape[2] * size..(at + 1) * shape[2] * size];
             if let Some(past) = &past {
-                let kept = before[b] * size;
+                let kept = before * size;
                 out[..kept].copy_from_slice(&past.values[at * old * size..][..kept]);
             }
-            out[before[b] * size..][..len * size]
+            out[before * size..][..len * size]
                 .copy_from_slice(&new.values[at * len * size..][..len * size]);
         }
     }
