@@ -189,6 +189,12 @@ pub(super) fn zeros<T: Number>(call: &Call<'_>, shape: &[usize]) -> OpResult<Arr
     Ok(ArrayD::from_elem(IxDyn(shape), T::ZERO))
 }
 
+/// How many elements a shape has: the sizes of an array without elements may
+/// have a product beyond all counts.
+pub(super) fn count(shape: &[usize]) -> usize {
+    shape.iter().fold(1, |count: usize, &size| count.saturating_mul(size))
+}
+
 /// Refuse arrays of different element types.
 fn alike(arrays: &[&Array]) -> OpResult<Element> {
     let first = arrays.first().ok_or_else(|| OpError::invalid("no inputs"))?.element();
@@ -282,7 +288,7 @@ fn determinant(call: &Call<'_>) -> OpResult<Vec<Value>> {
     }
     call.reserve(array.element(), batch)?;
     let mut elements = array.to_f64s()?;
-    let size = n * n;
+    let size = if array.is_empty() { 0 } else { n * n };
     let count: usize = batch.iter().product();
     let determinants: Vec<f64> = (0..count)
         .map(|i| elements.get_mut(i * size..(i + 1) * size).map_or(1.0, |m| eliminate(m, *n)))
@@ -540,9 +546,9 @@ fn pair<T: Number>(
     };
     let shape = [sizes(&batch, &a), sizes(&a_only, &a), sizes(&b_only, &b)].concat();
     call.reserve(T::ELEMENT, &shape)?;
-    let group = |labels: &[Label], of: &Factor<T>| sizes(labels, of).iter().product::<usize>();
+    let group = |labels: &[Label], of: &Factor<T>| count(&sizes(labels, of));
     let (rows, columns, inner) = (group(&a_only, &a), group(&b_only, &b), group(&gone, &a));
-    let count = group(&batch, &a);
+    let groups = group(&batch, &a);
     let ordered = |of: &Factor<T>, parts: [&[Label]; 3]| {
         let place = |label: &Label| of.labels.iter().position(|l| l == label);
         let order: Vec<usize> = parts.concat().iter().filter_map(place).collect();
@@ -550,8 +556,8 @@ fn pair<T: Number>(
     };
     let left = ordered(&a, [&batch, &a_only, &gone]);
     let right = ordered(&b, [&batch, &gone, &b_only]);
-    let left = left.into_shape_with_order(IxDyn(&[count, rows, inner]))?;
-    let right = right.into_shape_with_order(IxDyn(&[count, inner, columns]))?;
+    let left = left.into_shape_with_order(IxDyn(&[groups, rows, inner]))?;
+    let right = right.into_shape_with_order(IxDyn(&[groups, inner, columns]))?;
     let made = products(call, &left.view(), &right.view())?;
     let array = made.into_shape_with_order(IxDyn(&shape))?;
     Ok(Factor { labels: [batch, a_only, b_only].concat(), array })

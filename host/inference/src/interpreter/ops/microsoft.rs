@@ -7,7 +7,7 @@ use ndarray::{ArrayD, ArrayView2, Axis, IxDyn, Zip};
 
 use super::{
     Op,
-    linear::{gemm, matrix_product, products, zeros},
+    linear::{count, gemm, matrix_product, products, zeros},
     recurrent::Activation,
 };
 use crate::{
@@ -272,7 +272,7 @@ fn scales(call: &Call<'_>) -> OpResult<impl Fn(usize) -> Scale> {
             let shape = array.shape();
             return Err(OpError::invalid(format!("{} scales for {shape:?}", scale.len())));
         }
-        inner = array.shape()[along + 1..].iter().product();
+        inner = count(&array.shape()[along + 1..]);
     }
     if zero.len() != scale.len() {
         let (scales, zeros) = (scale.len(), zero.len());
@@ -386,9 +386,8 @@ fn quantized_softmax(call: &Call<'_>) -> OpResult<Vec<Value>> {
     let mut values = Scale::new(call, 1, 2)?.decode(array)?;
     let shape = array.shape().to_vec();
     if call.int_or("opset", 13) < 13 {
-        let outer: usize = shape[..along].iter().product();
-        let inner: usize = shape[along..].iter().product();
-        values = values.into_shape_with_order(IxDyn(&[outer, inner]))?;
+        let (outer, inner) = shape.split_at(along);
+        values = values.into_shape_with_order(IxDyn(&[count(outer), count(inner)]))?;
         softmax(&mut values, 1);
         values = values.into_shape_with_order(IxDyn(&shape))?;
     } else {
@@ -639,7 +638,7 @@ fn layer_norm(call: &Call<'_>) -> OpResult<Vec<Value>> {
     let simplified = call.op() == "SimplifiedLayerNormalization";
     let along = axis(call.int_or("axis", -1), array.rank())?;
     let gamma = call.array(1)?;
-    let width: usize = array.shape()[along..].iter().product();
+    let width = count(&array.shape()[along..]);
     if gamma.len() != width {
         let shape = array.shape();
         return Err(OpError::invalid(format!("a scale {:?} for {shape:?}", gamma.shape())));
@@ -836,7 +835,15 @@ impl Place {
 impl Heads {
     fn from_rows(rows: &[f32], [batch, len, width]: [usize; 3], place: &Place) -> OpResult<Self> {
         let Place { heads, size, start, stride } = *place;
-        let mut values = Vec::with_capacity(batch.min(rows.len()) * len * heads * size);
+        let shape = [batch, heads, len, size];
+        // Also bounds the loops below, by the elements that there are.
+        if size == 0 || heads.checked_mul(stride).is_none_or(|all| all > width) {
+            return Err(OpError::invalid(format!("{heads} heads in {width}")));
+        }
+        if rows.is_empty() {
+            return Ok(Self { shape, values: Vec::new() });
+        }
+        let mut values = Vec::with_capacity(batch * len * heads * size);
         for b in 0..batch {
             for head in 0..heads {
                 for s in 0..len {
@@ -846,7 +853,7 @@ impl Heads {
                 }
             }
         }
-        Ok(Self { shape: [batch, heads, len, size], values })
+        Ok(Self { shape, values })
     }
 
     /// From an array that has heads before positions already.
@@ -877,7 +884,9 @@ impl Heads {
         let shape = [batch, heads, before + len, size];
         call.reserve(Element::Plain(DType::F32), &shape)?;
         let mut values = Vec::with_capacity(self.values.len() + past.values.len());
-        for at in 0..batch * heads {
+        // Without elements, there may be more heads than can be counted.
+        let heads = if shape.contains(&0) { 0 } else { batch * heads };
+        for at in 0..heads {
             values.extend(&past.values[at * before * size..(at + 1) * before * size]);
             values.extend(&self.values[at * len * size..(at + 1) * len * size]);
         }
@@ -917,6 +926,9 @@ fn attend(
     }
     call.reserve(Element::Plain(DType::F32), &[len, total])?;
     let mut out = zeros::<f32>(call, &[batch, len, heads, width])?;
+    if out.is_empty() {
+        return Ok(out.into_shape_with_order(IxDyn(&[batch, len, heads.saturating_mul(width)]))?);
+    }
     for b in 0..batch {
         for h in 0..heads {
             let kv = h / (heads / shared);
@@ -1001,6 +1013,14 @@ fn head_count(call: &Call<'_>, name: &str) -> OpResult<usize> {
     }
 }
 
+/// The size of each of so many heads.
+fn head_size(width: usize, heads: usize) -> OpResult<usize> {
+    if !width.is_multiple_of(heads) {
+        return Err(OpError::invalid(format!("{heads} heads in {width}")));
+    }
+    Ok(width / heads)
+}
+
 /// The shape of a tensor with three axes.
 fn three(array: &Array) -> OpResult<[usize; 3]> {
     let wrong = |_| OpError::invalid(format!("{:?} where three axes are", array.shape()));
@@ -1062,7 +1082,7 @@ fn multi_head_attention(call: &Call<'_>) -> OpResult<Vec<Value>> {
         }
         (_, Some(key)) => {
             let shape = three(query)?;
-            let size = shape[2] / heads;
+            let size = head_size(shape[2], heads)?;
             let rows = biased(query, bias, 0)?;
             let query = Heads::from_rows(&rows, shape, &Place::dense(heads, size, 0))?;
             match *key.shape() {
@@ -1081,10 +1101,10 @@ fn multi_head_attention(call: &Call<'_>) -> OpResult<Vec<Value>> {
                     let value = call.array(2)?;
                     let (of_key, of_value) = (three(key)?, three(value)?);
                     let rows = biased(key, bias, shape[2])?;
-                    let place = Place::dense(heads, of_key[2] / heads, 0);
+                    let place = Place::dense(heads, head_size(of_key[2], heads)?, 0);
                     let key = Heads::from_rows(&rows, of_key, &place)?;
                     let rows = biased(value, bias, shape[2] + of_key[2])?;
-                    let place = Place::dense(heads, of_value[2] / heads, 0);
+                    let place = Place::dense(heads, head_size(of_value[2], heads)?, 0);
                     [query, key, Heads::from_rows(&rows, of_value, &place)?]
                 }
             }
@@ -1126,7 +1146,7 @@ fn attention(call: &Call<'_>) -> OpResult<Vec<Value>> {
         return Err(OpError::invalid(format!("qkv_hidden_sizes {widths:?}")));
     };
     let part = |width: usize, start: usize| {
-        let place = Place::dense(heads, width / heads, start);
+        let place = Place::dense(heads, head_size(width, heads)?, start);
         Heads::from_rows(&rows, [batch, len, rows.len() / (batch * len).max(1)], &place)
     };
     if q.checked_add(k).and_then(|qk| qk.checked_add(v)) != Some(width) {
@@ -1183,16 +1203,17 @@ fn group_query_attention(call: &Call<'_>) -> OpResult<Vec<Value>> {
     let [mut query, mut key, value] = match (call.optional(1)?, call.optional(2)?) {
         (Some(key), Some(value)) => {
             let (of_key, of_value) = (three(key)?, three(value)?);
-            let place = |width, heads| Place::dense(heads, width / heads, 0);
+            let place =
+                |width, heads| Ok::<_, OpError>(Place::dense(heads, head_size(width, heads)?, 0));
             [
-                Heads::from_rows(&rows, shape, &place(width, heads))?,
-                Heads::from_rows(&key.to_f32s()?, of_key, &place(of_key[2], shared))?,
-                Heads::from_rows(&value.to_f32s()?, of_value, &place(of_value[2], shared))?,
+                Heads::from_rows(&rows, shape, &place(width, heads)?)?,
+                Heads::from_rows(&key.to_f32s()?, of_key, &place(of_key[2], shared)?)?,
+                Heads::from_rows(&value.to_f32s()?, of_value, &place(of_value[2], shared)?)?,
             ]
         }
         _ => {
             let all = shared.checked_mul(2).and_then(|kv| kv.checked_add(heads));
-            let size = width / all.ok_or_else(|| OpError::invalid("too many heads"))?;
+            let size = head_size(width, all.ok_or_else(|| OpError::invalid("too many heads"))?)?;
             let part = |heads, start| {
                 Heads::from_rows(&rows, shape, &Place::dense(heads, size, start * size))
             };
@@ -1204,8 +1225,9 @@ fn group_query_attention(call: &Call<'_>) -> OpResult<Vec<Value>> {
         [total] => sizes(&[total])?[0],
         ref other => return Err(OpError::invalid(format!("{} lengths", other.len()))),
     };
-    let [_, _, new, size] = key.shape;
-    if lengths.len() != batch || new != len || value.shape != [batch, shared, len, size] {
+    let size = query.shape[3];
+    let fits = [key.shape, value.shape] == [[batch, shared, len, size]; 2];
+    if lengths.len() != batch || !fits {
         return Err(OpError::invalid(format!("keys {:?}, lengths {lengths:?}", key.shape)));
     }
     // How many keys each sequence has already.
@@ -1285,14 +1307,18 @@ fn cached(
         return Err(OpError::invalid(format!("{:?} behind {before:?} of {old}", new.shape)));
     }
     let (_, mut values) = into_parts(zeros::<f32>(call, &shape)?);
-    for b in 0..batch {
+    if values.is_empty() {
+        return Ok(Heads { shape, values });
+    }
+    for (b, &before) in before.iter().enumerate() {
         for h in 0..heads {
             let at = b * heads + h;
             let out = &mut values[at * shape[2] * size..(at + 1) * shape[2] * size];
             if let Some(past) = &past {
-                out[..old * size].copy_from_slice(&past.values[at * old * size..][..old * size]);
+                let kept = before * size;
+                out[..kept].copy_from_slice(&past.values[at * old * size..][..kept]);
             }
-            out[before[b] * size..][..len * size]
+            out[before * size..][..len * size]
                 .copy_from_slice(&new.values[at * len * size..][..len * size]);
         }
     }

@@ -1,5 +1,6 @@
 //! Recurrent layers.
 
+use headland_tensor::DType;
 use ndarray::{ArrayD, ArrayView2, ArrayView3, ArrayViewMut2, Axis, Ix3};
 
 use super::{
@@ -8,7 +9,7 @@ use super::{
 };
 use crate::{
     interpreter::{Call, OpError, OpResult},
-    value::{Array, Value, into_parts, scalar_type},
+    value::{Array, Element, Value, into_parts, scalar_type},
 };
 
 /// The operator of that name.
@@ -236,7 +237,7 @@ fn recurrent(call: &Call<'_>) -> OpResult<Vec<Value>> {
         return Err(OpError::invalid(reason));
     }
     let rows = rows.unwrap_or(0);
-    call.reserve(x.element(), &[batch, rows])?;
+    call.reserve(Element::Plain(DType::I64), &[batch, rows.max(1)])?;
     let lengths = match call.optional(4)? {
         None => vec![steps; batch],
         Some(lengths) => {
@@ -476,11 +477,11 @@ impl<T: Real> Cell<'_, T> {
     /// the state that the reset gate lets through.
     fn gru_gates(&self, gates: &[T], state: &mut [T], h: &[T], reset: &mut [T]) {
         let hidden = h.len();
-        for k in 0..2 * hidden {
-            state[k] = self.activate(0, gates[k].plus(state[k]).plus(self.weights.bias.1[k]));
+        for (k, state) in state.iter_mut().take(2 * hidden).enumerate() {
+            *state = self.activate(0, gates[k].plus(*state).plus(self.weights.bias.1[k]));
         }
-        for k in 0..hidden {
-            reset[k] = state[hidden + k].times(h[k]);
+        for (k, reset) in reset.iter_mut().enumerate() {
+            *reset = state[hidden + k].times(h[k]);
         }
     }
 
@@ -510,18 +511,18 @@ impl<T: Real> Cell<'_, T> {
         let peep = |index: usize, k: usize, c: T| {
             self.weights.peepholes.map_or(T::ZERO, |p| p[index * hidden + k].times(c))
         };
-        for k in 0..hidden {
-            let input = self.activate(0, gate(0, k).plus(peep(0, k, c[k])));
+        for (k, (h, c)) in h.iter_mut().zip(c).enumerate() {
+            let input = self.activate(0, gate(0, k).plus(peep(0, k, *c)));
             let forget = if self.layer.input_forget {
                 T::from_f32(1.0).minus(input)
             } else {
-                self.activate(0, gate(2, k).plus(peep(2, k, c[k])))
+                self.activate(0, gate(2, k).plus(peep(2, k, *c)))
             };
             let new = self.activate(1, gate(3, k));
-            c[k] = forget.times(c[k]).plus(input.times(new));
-            let output = self.activate(0, gate(1, k).plus(peep(1, k, c[k])));
+            *c = forget.times(*c).plus(input.times(new));
+            let output = self.activate(0, gate(1, k).plus(peep(1, k, *c)));
             // The clip is for the gates alone, as in ONNX Runtime.
-            h[k] = output.times(c[k].apply(&self.activations[2]));
+            *h = output.times(c.apply(&self.activations[2]));
         }
     }
 }

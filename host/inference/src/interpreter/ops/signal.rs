@@ -224,13 +224,13 @@ fn dft(call: &Call<'_>) -> OpResult<Vec<Value>> {
     shape[along] = kept;
     shape[array.rank() - 1] = 2;
     call.reserve(Element::Plain(DType::F64), &shape)?;
-    let inner: usize = array.shape()[along + 1..array.rank() - 1].iter().product();
-    let outer: usize = array.shape()[..along].iter().product();
-    if len == 0 || inner == 0 || outer == 0 {
+    if len == 0 || array.is_empty() {
         return Ok(vec![
             Array::from_f64s(array.element(), &shape, &vec![0.0; shape_len(&shape)])?.into(),
         ]);
     }
+    let inner: usize = array.shape()[along + 1..array.rank() - 1].iter().product();
+    let outer: usize = array.shape()[..along].iter().product();
     let fourier = Fourier::new(call, len)?;
     let signal = complex(&array.to_f64s()?, parts);
     let mut made = vec![0.0; outer * kept * inner * 2];
