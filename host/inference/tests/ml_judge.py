@@ -9,7 +9,8 @@ model and exits 1 when one does not pass. With names, only the models whose name
 contains one; `--keep` leaves the cases in a folder, in the layout of ONNX's
 backend tests.
 
-Needs onnx, scikit-learn, skl2onnx, onnxmltools, xgboost and lightgbm.
+Needs onnx, scikit-learn, skl2onnx, onnxmltools, xgboost and lightgbm, and
+protobuf below 7, which takes the bools that skl2onnx has for whole numbers.
 """
 
 import argparse
@@ -142,8 +143,8 @@ def registered():
     classifier("svc_two", "breast_cancer", scaled(vectors))
     classifier("svc_ten", "digits", svm.SVC(probability=True, random_state=0))
     classifier("svc_calibrated", "wine", scaled(platt("rbf")))
-    classifier("tree_two", "breast_cancer", tree.DecisionTreeClassifier(max_depth=4))
-    classifier("tree_texts", "iris", tree.DecisionTreeClassifier(max_depth=3), True)
+    classifier("tree_two", "breast_cancer", tree.DecisionTreeClassifier(max_depth=4, random_state=0))
+    classifier("tree_texts", "iris", tree.DecisionTreeClassifier(max_depth=3, random_state=0), True)
     classifier("forest_two", "breast_cancer", small(ensemble.RandomForestClassifier))
     classifier("forest_two_texts", "breast_cancer", small(ensemble.RandomForestClassifier), True)
     classifier("forest_ten", "digits", small(ensemble.RandomForestClassifier))
@@ -164,8 +165,8 @@ def registered():
     regressor("ridge_targets", linear_model.Ridge(), 2)
     regressor("svr", scaled(svm.SVR()))
     regressor("svr_linear", scaled(svm.LinearSVR(random_state=0)))
-    regressor("tree_regressor", tree.DecisionTreeRegressor(max_depth=4))
-    regressor("tree_targets", tree.DecisionTreeRegressor(max_depth=3), 2)
+    regressor("tree_regressor", tree.DecisionTreeRegressor(max_depth=4, random_state=0))
+    regressor("tree_targets", tree.DecisionTreeRegressor(max_depth=3, random_state=0), 2)
     regressor("forest_targets", small(ensemble.RandomForestRegressor), 2)
     regressor("forest_regressor", small(ensemble.RandomForestRegressor))
     regressor("boosting_regressor", small(ensemble.GradientBoostingRegressor))
