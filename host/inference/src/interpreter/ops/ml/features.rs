@@ -192,7 +192,8 @@ pub(super) fn feature_vectorizer(call: &Call<'_>) -> OpResult<Vec<Value>> {
     for ((array, (_, columns)), width) in arrays.iter().zip(batches).zip(widths) {
         let values = array.to_f32s()?;
         let kept = columns.min(width);
-        for row in 0..rows {
+        // Rows of no columns may be more than anybody can count.
+        for row in 0..if kept == 0 { 0 } else { rows } {
             made[row * total + start..][..kept]
                 .copy_from_slice(&values[row * columns..row * columns + kept]);
         }
@@ -217,11 +218,10 @@ pub(crate) fn cdist(call: &Call<'_>) -> OpResult<Vec<Value>> {
     call.reserve(F64, &[m, n])?;
     let (x, y) = (a.to_f64s()?, b.to_f64s()?);
     let mut made = Vec::with_capacity(m * n);
-    for i in 0..m {
-        for j in 0..n {
-            let pairs = x[i * k..(i + 1) * k].iter().zip(&y[j * k..(j + 1) * k]);
-            made.push(finish(pairs.map(|(x, y)| (x - y) * (x - y)).sum()));
-        }
+    for index in 0..m * n {
+        let (i, j) = (index / n, index % n);
+        let pairs = x[i * k..(i + 1) * k].iter().zip(&y[j * k..(j + 1) * k]);
+        made.push(finish(pairs.map(|(x, y)| (x - y) * (x - y)).sum()));
     }
     Ok(vec![Array::from_f64s(a.element(), &[m, n], &made)?.into()])
 }

@@ -37,11 +37,14 @@ fn scores(call: &Call<'_>, targets: usize, intercepts: &[f32]) -> OpResult<(usiz
 /// `LinearRegressor`: `[n, f]` to `[n, targets]`.
 pub(super) fn regressor(call: &Call<'_>) -> OpResult<Vec<Value>> {
     let targets = sizes(&[call.int_or("targets", 1)])?[0];
+    if targets == 0 {
+        return Err(OpError::invalid("targets is 0"));
+    }
     let transform = Transform::new(call)?;
     let intercepts = floats(call, "intercepts");
     let intercepts = if intercepts.len() == targets { intercepts } else { &[] };
     let (rows, mut made) = scores(call, targets, intercepts)?;
-    made.chunks_mut(targets.max(1)).for_each(|row| transform.apply(row));
+    made.chunks_mut(targets).for_each(|row| transform.apply(row));
     let made = made.into_iter().map(|s| s as f32).collect::<Vec<_>>();
     Ok(vec![Array::new(&[rows, targets], made)?.into()])
 }
@@ -57,7 +60,7 @@ pub(super) fn classifier(call: &Call<'_>) -> OpResult<Vec<Value>> {
     call.reserve(labels.element(), &[rows])?;
     if classes != 1 {
         let mut picks = Vec::with_capacity(rows);
-        for row in made.chunks_mut(classes.max(1)) {
+        for row in made.chunks_mut(classes) {
             picks.push(largest(row.iter().copied()));
             transform.apply(row);
         }

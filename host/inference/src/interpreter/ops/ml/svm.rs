@@ -187,6 +187,9 @@ fn pair_classifier(call: &Call<'_>, labels: &Labels, counts: &[usize]) -> OpResu
         )));
     }
     let with_probabilities = !slopes.is_empty();
+    if with_probabilities {
+        call.reserve(Element::Plain(DType::F64), &[2, classes, classes])?;
+    }
     let columns = match (with_probabilities, classes) {
         (true, _) | (_, 2) => classes,
         _ => pairs,
@@ -281,10 +284,10 @@ fn probabilities(scores: &[f64], slopes: &[f32], offsets: &[f32], classes: usize
             let step = (pqp - qp[i]) / diag;
             p[i] += step;
             pqp = (pqp + step * (step * diag + 2.0 * qp[i])) / (1.0 + step).powi(2);
-            for j in 0..k {
-                qp[j] = (qp[j] + step * q[i * k + j]) / (1.0 + step);
-                p[j] /= 1.0 + step;
+            for (qp, q) in qp.iter_mut().zip(&q[i * k..]) {
+                *qp = (*qp + step * q) / (1.0 + step);
             }
+            p.iter_mut().for_each(|p| *p /= 1.0 + step);
         }
     }
     p

@@ -120,9 +120,9 @@ impl<T: Real> Forest<T> {
         };
 
         let mut nodes = Vec::with_capacity(count);
-        for index in 0..count {
+        for (index, mode) in modes.iter().enumerate() {
             let split = splits[index];
-            let test = match modes[index].as_str() {
+            let test = match mode.as_str() {
                 "LEAF" => {
                     nodes.push(Node::Leaf(0..0));
                     continue;
@@ -203,9 +203,9 @@ impl<T: Real> Forest<T> {
         };
 
         let mut nodes = Vec::new();
-        for index in 0..count {
+        for (index, mode) in modes.into_iter().enumerate() {
             let split = splits[index];
-            let test = match modes[index] {
+            let test = match mode {
                 0 => Test::AtMost(split),
                 1 => Test::Below(split),
                 2 => Test::AtLeast(split),
@@ -560,5 +560,38 @@ impl TwoClasses {
             None => vec![score],
         };
         (usize::from(yes), scores)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(yes: usize, no: usize) -> Node<f32> {
+        Node::Split { feature: 0, test: Test::AtMost(1.0), nan_is_yes: false, yes, no }
+    }
+
+    fn forest(nodes: Vec<Node<f32>>, roots: &[usize]) -> Forest<f32> {
+        Forest { nodes, roots: roots.to_vec(), members: Vec::new(), votes: vec![(0, 2.0)] }
+    }
+
+    #[test]
+    fn a_walk_ends_at_a_leaf() {
+        let trees = forest(vec![split(1, 2), split(2, 2), Node::Leaf(0..1)], &[0]);
+        assert!(trees.check(1).is_ok());
+        assert_eq!(trees.votes(0, &[0.5]), [(0, 2.0)]);
+        assert_eq!(trees.votes(0, &[f32::NAN]), [(0, 2.0)]);
+    }
+
+    #[test]
+    fn cycles_and_children_that_are_not_there_are_refused() {
+        let leaf = || Node::Leaf(0..1);
+        assert!(forest(vec![split(0, 1), leaf()], &[0]).check(1).is_err());
+        assert!(forest(vec![split(1, 2), split(0, 2), leaf()], &[0]).check(1).is_err());
+        assert!(forest(vec![split(1, 2), split(1, 2), leaf()], &[0]).check(1).is_err());
+        assert!(forest(vec![split(1, 3), leaf()], &[0]).check(1).is_err());
+        assert!(forest(vec![split(1, 1), leaf()], &[0, 0]).check(1).is_err());
+        assert!(forest(vec![split(1, 1), leaf()], &[2]).check(1).is_err());
+        assert!(forest(vec![split(1, 1), leaf()], &[0]).check(0).is_err());
     }
 }
