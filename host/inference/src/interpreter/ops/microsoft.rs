@@ -46,6 +46,7 @@ pub(crate) fn find(name: &str) -> Option<Op> {
         "RotaryEmbedding" => rotary_embedding,
         "LayerNormalization" | "SimplifiedLayerNormalization" => layer_norm,
         "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization" => skip_layer_norm,
+        "CDist" => super::ml::cdist,
         _ => return None,
     })
 }
