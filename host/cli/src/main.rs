@@ -1,6 +1,7 @@
 //! The `headland` binary: one file per verb.
 
 mod bench;
+mod devices;
 mod host;
 mod keygen;
 mod npy;
@@ -64,6 +65,8 @@ enum Command {
     /// Work with ONNX models directly
     #[command(subcommand)]
     Onnx(onnx::OnnxCommand),
+    /// List the adapters of this machine that a model can run on
+    Devices,
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -87,7 +90,8 @@ fn main() -> ExitCode {
         Command::Run(c) => run::run(&c, out),
         Command::Bench(c) => bench::run(&c, out),
         Command::Plugin(c) => plugin::run(&c, out),
-        Command::Onnx(c) => onnx::run(c, cli.json),
+        Command::Onnx(c) => onnx::run(c, out),
+        Command::Devices => devices::run(out),
         Command::Completions { shell } => completions(shell, out),
         Command::Man { out_dir } => man(&out_dir, out),
     };

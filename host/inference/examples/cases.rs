@@ -29,9 +29,9 @@ fn main() -> std::io::Result<()> {
         None | Some("cpu") => Box::new(CpuExecutor),
         Some("interpreter") => Box::new(InterpretingExecutor),
         #[cfg(feature = "gpu")]
-        Some("burn-cpu") => Box::new(gpu::GpuExecutor::new(
-            gpu::Device::burn_cpu().map_err(std::io::Error::other)?,
-        )),
+        Some("burn-cpu") => {
+            Box::new(gpu::GpuExecutor::new(gpu::Device::burn_cpu().map_err(std::io::Error::other)?))
+        }
         #[cfg(feature = "gpu")]
         Some("gpu") => Box::new(gpu::GpuExecutor::new(
             gpu::Device::open("default").map_err(std::io::Error::other)?,
@@ -58,7 +58,7 @@ fn main() -> std::io::Result<()> {
             case::check(&*executor, &onnx, &sets, &limits, tolerance)
         }));
         let (word, reason) = match outcome {
-            Ok(Outcome::Pass) => ("PASS", String::new()),
+            Ok(Outcome::Pass(engine)) => ("PASS", engine.map_or(String::new(), |e| e.name)),
             Ok(Outcome::Unsupported(reason)) => ("UNSUPPORTED", reason),
             Ok(Outcome::Fail(reason)) => ("FAIL", reason),
             Err(_) => ("PANIC", String::new()),

@@ -8,7 +8,8 @@
 use headland_tensor::Tensor;
 
 use crate::{
-    Array, Element, Executor, InferenceError, Interpreted, LoadLimits, Type, Value, value_from_onnx,
+    Array, Element, Engine, Executor, InferenceError, Interpreted, LoadLimits, Type, Value,
+    value_from_onnx,
 };
 
 /// How close floats must be: `|actual - expected| <= atol + rtol * |expected|`.
@@ -33,8 +34,9 @@ pub struct DataSet {
 /// How a case went.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// Every output is as expected.
-    Pass,
+    /// Every output is as expected. What ran it, unless it was for values that
+    /// are no tensors of the contract.
+    Pass(Option<Engine>),
     /// The executor does not do this, and says why.
     Unsupported(String),
     /// It does something else.
@@ -51,21 +53,21 @@ pub fn check(
 ) -> Outcome {
     let outcome = run(executor, onnx, sets, limits, tolerance);
     match outcome {
-        Ok(None) => Outcome::Pass,
-        Ok(Some(difference)) => Outcome::Fail(difference),
+        Ok(Ok(engine)) => Outcome::Pass(engine),
+        Ok(Err(difference)) => Outcome::Fail(difference),
         Err(e @ InferenceError::Unsupported { .. }) => Outcome::Unsupported(e.to_string()),
         Err(e) => Outcome::Fail(e.to_string()),
     }
 }
 
-/// `None` when all is as expected, or else the first difference.
+/// What ran the case when all is as expected, or else the first difference.
 fn run(
     executor: &dyn Executor,
     onnx: &[u8],
     sets: &[DataSet],
     limits: &LoadLimits,
     tolerance: Tolerance,
-) -> Result<Option<String>, InferenceError> {
+) -> Result<Result<Option<Engine>, String>, InferenceError> {
     // The types come from the model; only the interpreter knows those that the
     // contract does not have.
     let wide = Interpreted::load(onnx, limits);
@@ -93,11 +95,11 @@ fn run(
         };
         for ((name, _), (actual, expected)) in outputs.iter().zip(actual.iter().zip(&expected)) {
             if let Some(difference) = difference(actual, expected, tolerance) {
-                return Ok(Some(format!("output {name:?} {difference}")));
+                return Ok(Err(format!("output {name:?} {difference}")));
             }
         }
     }
-    Ok(None)
+    Ok(Ok(model.map(|model| model.engine())))
 }
 
 fn tensor_value(tensor: &Tensor) -> Result<Value, InferenceError> {

@@ -38,15 +38,34 @@ pub trait Executor: Send + Sync {
     }
 }
 
+/// What runs a model.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Engine {
+    /// The executor, and within it the part that took the model on, for people
+    /// to read: `cpu, by tract`.
+    pub name: String,
+    /// Nodes that have run on a device.
+    pub on_device: usize,
+    /// Nodes that have run on the host although their values were on a device,
+    /// because the device does not run them.
+    pub on_host: usize,
+}
+
+impl Engine {
+    /// An engine without a device.
+    pub(crate) fn host(name: &str) -> Self {
+        Self { name: name.to_owned(), ..Self::default() }
+    }
+}
+
 /// A loaded model. Runs share nothing that changes, so any number of threads
 /// may run one model at once.
 pub trait Model: Send + Sync {
     /// What it takes and gives.
     fn info(&self) -> &ModelInfo;
 
-    /// What runs it, for people to read: the executor, and within it the part
-    /// that took the model on, for example `cpu, by tract`.
-    fn engine(&self) -> String;
+    /// What runs it.
+    fn engine(&self) -> Engine;
 
     /// Run once, for as long as it takes. Needs every input, in any order;
     /// gives every output, in the model's order.

@@ -14,6 +14,8 @@
 //! # Ok(()) }
 //! ```
 
+#[cfg(feature = "gpu")]
+mod auto;
 pub mod case;
 mod cpu;
 mod deadline;
@@ -29,9 +31,11 @@ mod session;
 mod set;
 mod value;
 
+#[cfg(feature = "gpu")]
+pub use auto::{AutoExecutor, Measurement, Memory};
 pub use cpu::CpuExecutor;
 pub use error::InferenceError;
-pub use executor::{Dimension, Executor, Model, ModelInfo, TensorInfo};
+pub use executor::{Dimension, Engine, Executor, Model, ModelInfo, TensorInfo};
 pub use front::tensor::tensor_from_onnx;
 pub use interpreter::{Interpreted, InterpretingExecutor, OpError, OpResult};
 pub use limits::LoadLimits;

@@ -25,7 +25,7 @@ use tract_onnx::{
 };
 
 use crate::{
-    Dimension, Executor, InferenceError, Interpreted, LoadLimits, Model, ModelInfo,
+    Dimension, Engine, Executor, InferenceError, Interpreted, LoadLimits, Model, ModelInfo,
     deadline::Deadline, front,
 };
 use plan::{Fold, Plan};
@@ -93,11 +93,11 @@ impl Model for CpuModel {
         &self.info
     }
 
-    fn engine(&self) -> String {
-        match &*self.fallback() {
-            Fallback::Unused(_) => "cpu, by tract".to_owned(),
-            Fallback::Used(_) => "cpu, by the interpreter".to_owned(),
-        }
+    fn engine(&self) -> Engine {
+        Engine::host(match &*self.fallback() {
+            Fallback::Unused(_) => "cpu, by tract",
+            Fallback::Used(_) => "cpu, by the interpreter",
+        })
     }
 
     fn run_until(

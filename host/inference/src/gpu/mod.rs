@@ -24,7 +24,7 @@ use device::guard;
 pub use device::{Adapter, Device, DeviceTensor};
 
 use crate::{
-    Executor, InferenceError, Interpreted, LoadLimits, Model, ModelInfo, Value,
+    Engine, Executor, InferenceError, Interpreted, LoadLimits, Model, ModelInfo, Value,
     deadline::Deadline,
     front,
     interpreter::{Call, OpError, OpResult, ops as host_ops},
@@ -111,14 +111,17 @@ impl Model for GpuModel {
         &self.info
     }
 
-    fn engine(&self) -> String {
-        let on_host = self.placements().iter().filter(|p| p.place == Place::Host).count();
+    fn engine(&self) -> Engine {
+        let placements = self.placements();
+        let count = |place| placements.iter().filter(|p| p.place == place).count();
+        let (on_device, on_host) = (count(Place::Device), count(Place::Host));
         let device = self.lane.device.name();
-        match on_host {
+        let name = match on_host {
             0 => format!("gpu, {device}"),
-            1 => format!("gpu, {device}, one node on the host"),
+            1 => format!("gpu, {device}, 1 node on the host"),
             count => format!("gpu, {device}, {count} nodes on the host"),
-        }
+        };
+        Engine { name, on_device, on_host }
     }
 
     fn run_until(
@@ -250,9 +253,7 @@ impl Lane {
             Value::Sequence(values) => Value::Sequence(
                 values.into_iter().map(|v| self.output(v)).collect::<OpResult<_>>()?,
             ),
-            Value::Optional(Some(inner)) => {
-                Value::Optional(Some(Box::new(self.output(*inner)?)))
-            }
+            Value::Optional(Some(inner)) => Value::Optional(Some(Box::new(self.output(*inner)?))),
             other => other,
         })
     }

@@ -22,7 +22,7 @@ pub(crate) use call::{Call, axes, axis, broadcast_shape, sizes};
 pub use error::{OpError, OpResult};
 
 use crate::{
-    Executor, InferenceError, LoadLimits, Model, ModelInfo,
+    Engine, Executor, InferenceError, LoadLimits, Model, ModelInfo,
     deadline::Deadline,
     front,
     graph::{Attribute, Graph, Node, Slot},
@@ -58,8 +58,8 @@ impl Model for TensorModel {
         &self.info
     }
 
-    fn engine(&self) -> String {
-        "interpreter".to_owned()
+    fn engine(&self) -> Engine {
+        Engine::host("interpreter")
     }
 
     fn run_until(
@@ -173,12 +173,8 @@ impl Interpreted {
     /// Run what depends on constants alone, once, here. What fails or would take
     /// much memory is left for the run.
     fn fold_constants(&mut self) {
-        let run = Run {
-            limits: &self.limits,
-            deadline: None,
-            lane: None,
-            live_bytes: Cell::new(0),
-        };
+        let run =
+            Run { limits: &self.limits, deadline: None, lane: None, live_bytes: Cell::new(0) };
         fold::graph(&mut self.graph, &run);
     }
 

@@ -124,7 +124,7 @@ impl Array {
             Lanes::Eight(v) => (8, v.len()),
             Lanes::Text(v) => (16, v.len()),
         };
-        if len != shape.iter().product::<usize>() || width != element.size_bytes() {
+        if Some(len) != element_count(shape) || width != element.size_bytes() {
             return Err(OpError::invalid(format!("{len} elements for {element} {shape:?}")));
         }
         Ok(Self { element, shape: shape.to_vec(), lanes })
@@ -147,7 +147,13 @@ impl Array {
 
     /// How many elements.
     pub fn len(&self) -> usize {
-        self.shape.iter().product()
+        match &self.lanes {
+            Lanes::One(v) => v.len(),
+            Lanes::Two(v) => v.len(),
+            Lanes::Four(v) => v.len(),
+            Lanes::Eight(v) => v.len(),
+            Lanes::Text(v) => v.len(),
+        }
     }
 
     /// Whether there are no elements.
@@ -369,6 +375,15 @@ impl Array {
         };
         Tensor::new(dtype, shape, bytes).ok()
     }
+}
+
+/// How many elements a shape has, unless they are too many to count: a size of
+/// nought makes none of them, whatever the others.
+fn element_count(shape: &[usize]) -> Option<usize> {
+    if shape.contains(&0) {
+        return Some(0);
+    }
+    shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size))
 }
 
 /// A slice in a shape.

@@ -367,4 +367,3 @@ fn dropout(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
     let x = call.tensor(0)?;
     Ok(vec![value(x.tensor.clone(), x.shape(), x.element())?])
 }
-

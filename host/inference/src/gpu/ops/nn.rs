@@ -107,13 +107,8 @@ fn conv(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
     let mut shape = vec![batch, features];
     shape.extend(windows.iter().map(|w| w.count));
     call.reserve(x.element(), &shape)?;
-    let made = convolve(
-        x.tensor.clone(),
-        w.tensor.clone(),
-        bias.map(|b| b.tensor),
-        &windows,
-        groups,
-    )?;
+    let made =
+        convolve(x.tensor.clone(), w.tensor.clone(), bias.map(|b| b.tensor), &windows, groups)?;
     one(made, &shape, x.element())
 }
 
@@ -299,4 +294,3 @@ fn resize(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
     }
     one(made.tensor, &plan.shape, x.element())
 }
-

@@ -135,8 +135,10 @@ fn length(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
     let over = [axis(call.int_or("axis", -1), x.rank())?];
     let t = x.tensor.clone();
     let length = match call.int_or("p", 2) {
-        1 => along(&DeviceTensor::new(D::float_abs(t.clone()), x.element()), &over, D::float_sum_dim)
-            .tensor,
+        1 => {
+            along(&DeviceTensor::new(D::float_abs(t.clone()), x.element()), &over, D::float_sum_dim)
+                .tensor
+        }
         2 => {
             let squares = DeviceTensor::new(D::float_mul(t.clone(), t.clone()), x.element());
             D::float_sqrt(along(&squares, &over, D::float_sum_dim).tensor)

@@ -126,7 +126,12 @@ fn dequantize(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
 }
 
 /// A tensor less its zero point.
-fn centred(call: &DeviceCall<'_>, tensor: usize, zero: usize, along: i64) -> OpResult<DeviceTensor> {
+fn centred(
+    call: &DeviceCall<'_>,
+    tensor: usize,
+    zero: usize,
+    along: i64,
+) -> OpResult<DeviceTensor> {
     let x = held(call, tensor)?;
     limits(x.element())?;
     let zero = spread(&held(call, zero)?, x.shape(), along)?;

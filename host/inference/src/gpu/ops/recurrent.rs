@@ -204,4 +204,3 @@ fn gru(
     let change = D::float_mul(update, D::float_sub(h.tensor.clone(), candidate.clone()));
     Ok(DeviceTensor::new(D::float_add(candidate, change), h.element()))
 }
-

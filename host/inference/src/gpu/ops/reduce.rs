@@ -145,4 +145,3 @@ fn top(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
     shape[over] = count;
     Ok(vec![value(values, &shape, x.element())?, value(indices, &shape, I64)?])
 }
-

@@ -66,11 +66,7 @@ fn reshape(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
         Some(wanted) => wanted.to_vec(),
         None => call.known(1)?.to_i64s()?,
     };
-    let target = reshaped(
-        x.shape(),
-        &wanted,
-        call.flag("allowzero", false),
-    )?;
+    let target = reshaped(x.shape(), &wanted, call.flag("allowzero", false))?;
     moved(x.reshape(&target)?)
 }
 
@@ -387,7 +383,8 @@ fn pad(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
         let (before, after) = (list[index], list[along.len() + index]);
         let size = x.shape()[d] as i64;
         // What is negative is cut off first.
-        let (cut_before, cut_after) = (before.min(0).saturating_neg(), after.min(0).saturating_neg());
+        let (cut_before, cut_after) =
+            (before.min(0).saturating_neg(), after.min(0).saturating_neg());
         let left = size.saturating_sub(cut_before).saturating_sub(cut_after);
         if left <= 0 {
             return Err(OpError::unsupported("pads that leave no elements"));
@@ -560,4 +557,3 @@ fn trilu(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
     let made = D::float_mask_fill(x.tensor.clone(), mask, burn_backend::Scalar::Float(0.0));
     Ok(vec![value(made, x.shape(), x.element())?])
 }
-

@@ -587,7 +587,11 @@ fn multiply_windows<T: Real>(plan: &Plan, x: &[T], w: &[T], y: &mut [T]) -> OpRe
 ///
 /// # Source
 /// <https://onnx.ai/onnx/operators/onnx__ConvTranspose.html>
-pub(crate) fn transposed_sweeps(call: &Call<'_>, counts: &[usize], kernel: &[usize]) -> OpResult<Vec<Sweep>> {
+pub(crate) fn transposed_sweeps(
+    call: &Call<'_>,
+    counts: &[usize],
+    kernel: &[usize],
+) -> OpResult<Vec<Sweep>> {
     let rank = counts.len();
     let fits = |&size: &usize| size as u64 <= LARGEST as u64;
     if kernel.contains(&0) || !counts.iter().chain(kernel).all(fits) {

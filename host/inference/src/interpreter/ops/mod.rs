@@ -51,6 +51,8 @@ const FAMILIES: [fn(&str) -> Option<Op>; 17] = [
 /// The operator of that name; ONNX's own domain is empty.
 pub(crate) fn find(domain: &str, name: &str) -> Option<Op> {
     match domain {
+        // ONNX Runtime's optimiser writes this one into ONNX's own domain.
+        "" if name == "SimplifiedLayerNormalization" => microsoft::find(name),
         "" => FAMILIES.iter().find_map(|family| family(name)),
         "ai.onnx.ml" => ml::find(name),
         "com.microsoft" => microsoft::find(name),
