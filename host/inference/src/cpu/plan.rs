@@ -241,13 +241,13 @@ fn infer_node(
     let (inputs, outputs, observed) =
         op.infer(refs(inputs), refs(outputs), refs(observed)).map_err(unsupported)?;
     outputs.iter().try_for_each(|fact| check_size(fact, &name, limits))?;
-    if matches!(&*op_name, "Reduce<Max>" | "Reduce<Min>")
+    if op_name.starts_with("Reduce")
         && is_empty(inputs.first()) == Some(true)
         && is_empty(outputs.first()) == Some(false)
     {
-        // ONNX wants an infinity or an integer's own limit; tract gives the
-        // largest finite number.
-        let reason = "the largest or smallest of no elements";
+        // ONNX wants an infinity or an integer's own limit of the largest and
+        // smallest; tract gives the largest finite number.
+        let reason = "a reduction of no elements";
         return Err(InferenceError::unsupported(op_name, name, reason));
     }
     for (outlet, fact) in outlets.into_iter().zip(inputs.into_iter().chain(outputs).chain(observed))

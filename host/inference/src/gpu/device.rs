@@ -10,7 +10,7 @@ use burn_backend::{
 };
 use burn_dispatch::{
     Dispatch, DispatchDevice, DispatchTensor,
-    devices::{FlexDevice, WgpuDevice, WgpuDeviceKind, wgpu as burn_wgpu},
+    devices::{FlexDevice, WgpuBackend, WgpuDevice, WgpuDeviceKind, wgpu as burn_wgpu},
 };
 use half::f16;
 use headland_tensor::DType;
@@ -80,7 +80,18 @@ impl Device {
             }
             None => return Err(unknown()),
         };
-        let device = WgpuDevice::new(kind);
+        // OpenGL has no compute shaders to speak of, and asking it disturbs a
+        // machine without a display.
+        let api = if cfg!(target_os = "macos") {
+            WgpuBackend::Metal
+        } else if cfg!(target_os = "windows") {
+            WgpuBackend::Dx12
+        } else if cfg!(target_family = "wasm") {
+            WgpuBackend::WebGpu
+        } else {
+            WgpuBackend::Vulkan
+        };
+        let device = WgpuDevice::new(kind).on(api);
         let opened = guard("opening the adapter", || {
             burn_wgpu::try_init_setup::<burn_wgpu::AutoGraphicsApi>(
                 &device,
@@ -120,9 +131,11 @@ impl Device {
     pub fn adapters() -> Vec<Adapter> {
         use burn_wgpu::wgpu::{self, DeviceType};
         let listed = guard("listing the adapters", || {
-            let instance =
-                wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-            let found = instance.enumerate_adapters(wgpu::Backends::all());
+            let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+                backends: wgpu::Backends::PRIMARY,
+                ..wgpu::InstanceDescriptor::new_without_display_handle()
+            });
+            let found = instance.enumerate_adapters(wgpu::Backends::PRIMARY);
             try_read_sync(found).unwrap_or_default()
         });
         let mut counts = std::collections::HashMap::new();

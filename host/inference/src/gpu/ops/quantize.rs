@@ -148,6 +148,11 @@ fn requantised(
     along: i64,
 ) -> OpResult<Vec<Value>> {
     let [a, b, y] = scales;
+    for index in scales {
+        if call.float(index)?.element() != super::F32 {
+            return Err(OpError::unsupported("a scale that is not f32"));
+        }
+    }
     let factor = D::float_mul(
         spread(&call.float(a)?, shape, along)?,
         spread(&call.float(b)?, shape, along)?,

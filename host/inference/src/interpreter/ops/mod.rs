@@ -3,6 +3,7 @@
 mod attention;
 mod cast;
 pub(crate) mod conv;
+mod detect;
 mod elementwise;
 mod index;
 mod linear;
@@ -28,7 +29,7 @@ use crate::value::Value;
 pub(crate) type Op = fn(&Call<'_>) -> OpResult<Vec<Value>>;
 
 /// The families of ONNX's own domain.
-const FAMILIES: [fn(&str) -> Option<Op>; 17] = [
+const FAMILIES: [fn(&str) -> Option<Op>; 18] = [
     elementwise::find,
     shape::find,
     index::find,
@@ -46,6 +47,7 @@ const FAMILIES: [fn(&str) -> Option<Op>; 17] = [
     text::find,
     signal::find,
     random::find,
+    detect::find,
 ];
 
 /// The operator of that name; ONNX's own domain is empty.

@@ -35,8 +35,8 @@ fn construct(call: &Call<'_>) -> OpResult<Vec<Value>> {
     Ok(vec![Value::Sequence(values.collect::<OpResult<_>>()?)])
 }
 
-/// The place that input `input` says, in a sequence with `places` of them;
-/// a negative one counts from the end, which is where `missing` is.
+/// Which of so many places in a sequence of `len` an input says, if it is given;
+/// a negative one counts from the end.
 fn place(call: &Call<'_>, input: usize, len: usize, places: usize) -> OpResult<Option<usize>> {
     let Some(position) = call.optional(input)? else {
         return Ok(None);

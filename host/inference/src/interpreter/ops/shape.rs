@@ -898,13 +898,13 @@ mod tests {
         assert_eq!(taken(5, -2, i64::MAX, 1), [3, 4]);
         assert_eq!(taken(5, i64::MAX, i64::MIN, -2), [4, 2, 0]);
         assert_eq!(taken(5, -1, -4, -1), [4, 3, 2]);
-        assert_eq!(taken(5, 3, 1, 1), []);
-        assert_eq!(taken(5, 1, 3, -1), []);
-        assert_eq!(taken(5, i64::MIN, 3, -1), []);
+        assert_eq!(taken(5, 3, 1, 1), [0; 0]);
+        assert_eq!(taken(5, 1, 3, -1), [0; 0]);
+        assert_eq!(taken(5, i64::MIN, 3, -1), [0; 0]);
         assert_eq!(taken(5, i64::MIN, i64::MIN, -1), [0]);
         assert_eq!(taken(5, 1, 5, i64::MAX), [1]);
         assert_eq!(taken(5, 3, i64::MIN, i64::MIN), [3]);
-        assert_eq!(taken(0, 0, 1, -1), []);
+        assert_eq!(taken(0, 0, 1, -1), [0; 0]);
         assert!(bounds(5, 0, 5, 0).is_err());
     }
 
