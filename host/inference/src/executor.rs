@@ -10,7 +10,10 @@ use std::{
 use headland_tensor::{DType, NamedTensors, Tensor};
 use serde::Serialize;
 
-use crate::{InferenceError, Interpreted, LoadLimits, Value, front};
+use crate::{
+    InferenceError, Interpreted, LoadLimits, StateBinding, Value, front,
+    session::{State, step_on_host},
+};
 
 /// Turns ONNX bytes into a model that runs on one kind of device.
 pub trait Executor: Send + Sync {
@@ -99,6 +102,22 @@ pub trait Model: Send + Sync {
         inputs: &[(String, Tensor)],
         deadline: Option<Instant>,
     ) -> Result<NamedTensors, InferenceError>;
+
+    /// One step of a [`Session`](crate::Session): run on the inputs that are not
+    /// bound and on the state, leave the next state, and give the outputs that
+    /// are not bound. A step that fails leaves the state as it was.
+    ///
+    /// # Errors
+    /// As [`run_until`](Self::run_until).
+    fn step(
+        &self,
+        inputs: &[(String, Tensor)],
+        bindings: &[StateBinding],
+        state: &mut State,
+        deadline: Option<Instant>,
+    ) -> Result<NamedTensors, InferenceError> {
+        step_on_host(self, inputs, bindings, state, deadline)
+    }
 }
 
 /// One dimension of a model's input or output.

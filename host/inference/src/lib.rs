@@ -39,6 +39,6 @@ pub use executor::{Dimension, Engine, Executor, Model, ModelInfo, TensorInfo};
 pub use front::tensor::tensor_from_onnx;
 pub use interpreter::{Interpreted, InterpretingExecutor, OpError, OpResult};
 pub use limits::LoadLimits;
-pub use session::{Session, StateBinding};
+pub use session::{Session, State, StateBinding};
 pub use set::ModelSet;
 pub use value::{Array, Element, Key, Lanes, Scalar, Small, Type, Value, value_from_onnx};

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use headland_tensor::{NamedTensors, Tensor};
 
-use crate::{Dimension, InferenceError, Model, TensorInfo};
+use crate::{Array, Dimension, InferenceError, Model, OpError, TensorInfo, Value};
 
 /// An output that a session hands back to an input at the next run.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,11 +18,59 @@ pub struct StateBinding {
 }
 
 /// A model whose bound outputs are fed back to its bound inputs.
+///
+/// A model on a device keeps the state there.
 pub struct Session {
     model: Arc<dyn Model>,
     bindings: Vec<StateBinding>,
-    /// The current state, one tensor a binding.
-    state: Vec<Tensor>,
+    initial: State,
+    state: State,
+}
+
+/// The current state of a session: one value a binding, in the bindings' order,
+/// wherever the model keeps it.
+#[derive(Debug, Clone)]
+pub struct State(pub(crate) Vec<Value>);
+
+impl State {
+    /// The bindings' initial state.
+    pub(crate) fn initial(bindings: &[StateBinding]) -> Result<Self, InferenceError> {
+        let arrays = bindings.iter().map(|b| Array::from_tensor(&b.initial).map(Value::Array));
+        arrays
+            .collect::<Result<_, _>>()
+            .map(Self)
+            .map_err(|e| InferenceError::Failed { reason: e.to_string() })
+    }
+}
+
+/// One step of a session in host memory, for models that keep no state of their
+/// own.
+pub(crate) fn step_on_host<M: Model + ?Sized>(
+    model: &M,
+    inputs: &[(String, Tensor)],
+    bindings: &[StateBinding],
+    state: &mut State,
+    deadline: Option<Instant>,
+) -> Result<NamedTensors, InferenceError> {
+    let failed = |e: OpError| InferenceError::Failed { reason: e.to_string() };
+    let mut all = inputs.to_vec();
+    for (binding, value) in bindings.iter().zip(&state.0) {
+        let tensor = value.array().map_err(failed)?.to_tensor();
+        let tensor = tensor.ok_or_else(|| InferenceError::Failed {
+            reason: format!("the state for {:?} is no tensor", binding.input),
+        })?;
+        all.push((binding.input.clone(), tensor));
+    }
+    let (bound, free): (NamedTensors, NamedTensors) = model
+        .run_until(&all, deadline)?
+        .into_iter()
+        .partition(|(name, _)| bindings.iter().any(|b| b.output == *name));
+    for (name, tensor) in bound {
+        if let Some(index) = bindings.iter().position(|b| b.output == name) {
+            state.0[index] = Value::Array(Array::from_tensor(&tensor).map_err(failed)?);
+        }
+    }
+    Ok(free)
 }
 
 impl Session {
@@ -62,8 +110,8 @@ impl Session {
             }
             check_fit(input, output, &binding.initial)?;
         }
-        let state = bindings.iter().map(|b| b.initial.clone()).collect();
-        Ok(Self { model, bindings, state })
+        let initial = State::initial(&bindings)?;
+        Ok(Self { model, bindings, state: initial.clone(), initial })
     }
 
     /// The model that runs.
@@ -92,26 +140,12 @@ impl Session {
         inputs: &[(String, Tensor)],
         deadline: Option<Instant>,
     ) -> Result<NamedTensors, InferenceError> {
-        let mut all = inputs.to_vec();
-        for (binding, state) in self.bindings.iter().zip(&self.state) {
-            all.push((binding.input.clone(), state.clone()));
-        }
-        let (bound, free): (NamedTensors, NamedTensors) = self
-            .model
-            .run_until(&all, deadline)?
-            .into_iter()
-            .partition(|(name, _)| self.bindings.iter().any(|b| b.output == *name));
-        for (name, tensor) in bound {
-            if let Some(index) = self.bindings.iter().position(|b| b.output == name) {
-                self.state[index] = tensor;
-            }
-        }
-        Ok(free)
+        self.model.step(inputs, &self.bindings, &mut self.state, deadline)
     }
 
     /// Back to the initial state.
     pub fn reset(&mut self) {
-        self.state = self.bindings.iter().map(|b| b.initial.clone()).collect();
+        self.state = self.initial.clone();
     }
 }
 

@@ -1,11 +1,11 @@
 //! `headland onnx run`: one run of a model, from files to files.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode, time::Instant};
+use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode, sync::Arc, time::Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
-use headland_inference::{Engine, LoadLimits};
-use headland_tensor::{DType, NamedTensors};
+use headland_inference::{Engine, LoadLimits, Model, Session, StateBinding};
+use headland_tensor::{DType, NamedTensors, Shape, Tensor};
 use serde::Serialize;
 
 use super::{On, read_model};
@@ -22,6 +22,15 @@ pub struct RunArgs {
     /// Where to write one NAME.npy for each output; `/` in a name becomes `_`.
     #[arg(long, value_name = "DIR")]
     output_dir: PathBuf,
+    /// Run once for each element of this input's first axis, which the model does
+    /// not have, and write the outputs along a new first axis; once for each such
+    /// input.
+    #[arg(long, value_name = "INPUT")]
+    each: Vec<String>,
+    /// Feed an output back to an input at the next of these runs; the input's
+    /// file is what it is at the first.
+    #[arg(long, value_name = "INPUT=OUTPUT", value_parser = parse_state, requires = "each")]
+    state: Vec<(String, String)>,
     #[command(flatten)]
     on: On,
 }
@@ -35,13 +44,96 @@ fn parse_input(text: &str) -> Result<(String, PathBuf), String> {
     }
 }
 
+fn parse_state(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((input, output)) if !input.is_empty() && !output.is_empty() => {
+            Ok((input.to_owned(), output.to_owned()))
+        }
+        _ => Err("expected INPUT=OUTPUT".to_owned()),
+    }
+}
+
+/// One run for each element of the first axis of the inputs in `--each`, in a
+/// session that feeds back what `--state` says.
+fn run_each(
+    model: Arc<dyn Model>,
+    inputs: NamedTensors,
+    args: &RunArgs,
+) -> anyhow::Result<NamedTensors> {
+    let unknown = args.each.iter().chain(args.state.iter().map(|(input, _)| input));
+    for name in unknown {
+        ensure!(inputs.iter().any(|(n, _)| n == name), "--input {name}=FILE.npy is missing");
+    }
+    let (bound, fed): (NamedTensors, NamedTensors) =
+        inputs.into_iter().partition(|(name, _)| args.state.iter().any(|(input, _)| input == name));
+    let bindings = bound.into_iter().filter_map(|(input, initial)| {
+        let output = args.state.iter().find(|(i, _)| *i == input)?.1.clone();
+        Some(StateBinding { input, output, initial })
+    });
+    let mut session = Session::new(model, bindings.collect())?;
+    let mut count = None;
+    for (name, tensor) in fed.iter().filter(|(name, _)| args.each.contains(name)) {
+        let first = tensor.shape().dims().first().copied();
+        let first = first.with_context(|| format!("input {name:?} has no axis to go along"))?;
+        ensure!(
+            *count.get_or_insert(first) == first,
+            "the inputs of --each have first axes of different sizes"
+        );
+    }
+    let count = count.unwrap_or(0);
+    ensure!(count > 0, "the inputs of --each have no elements");
+    let mut stacks: Vec<(String, Tensor, Vec<u8>)> = Vec::new();
+    for step in 0..count {
+        let now: NamedTensors = fed
+            .iter()
+            .map(|(name, tensor)| {
+                let part =
+                    if args.each.contains(name) { element(tensor, step)? } else { tensor.clone() };
+                Ok((name.clone(), part))
+            })
+            .collect::<anyhow::Result<_>>()?;
+        let made = session.run(&now).with_context(|| format!("in run {step}"))?;
+        for (index, (name, tensor)) in made.into_iter().enumerate() {
+            match stacks.get_mut(index) {
+                Some((_, first, bytes)) => {
+                    ensure!(
+                        first.shape() == tensor.shape(),
+                        "output {name:?} is {} in run {step}, {} before",
+                        tensor.shape(),
+                        first.shape()
+                    );
+                    bytes.extend_from_slice(tensor.bytes());
+                }
+                None => stacks.push((name, tensor.clone(), tensor.bytes().to_vec())),
+            }
+        }
+    }
+    stacks
+        .into_iter()
+        .map(|(name, first, bytes)| {
+            let mut dims = vec![count];
+            dims.extend_from_slice(first.shape().dims());
+            Ok((name, Tensor::new(first.dtype(), Shape::new(dims)?, bytes)?))
+        })
+        .collect()
+}
+
+/// An element of a tensor's first axis.
+fn element(tensor: &Tensor, index: u32) -> anyhow::Result<Tensor> {
+    let dims = tensor.shape().dims().get(1..).unwrap_or_default().to_vec();
+    let shape = Shape::new(dims)?;
+    let len = shape.element_count() * tensor.dtype().size_bytes();
+    let bytes = tensor.byte_range(u64::from(index) * len as u64, len as u64)?;
+    Ok(Tensor::new(tensor.dtype(), shape, bytes)?)
+}
+
 #[derive(Serialize)]
 struct RunReport {
     device: &'static str,
     /// What ran it, in words.
     engine: Engine,
     load_ms: f64,
-    /// The first run, planning for these shapes included.
+    /// The first run, planning for these shapes included; with `--each`, all.
     run_ms: f64,
     outputs: Vec<OutputReport>,
 }
@@ -68,8 +160,12 @@ pub fn run(args: &RunArgs, out: Output) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("loading {}", args.model.display()))?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
     let start = Instant::now();
-    let outputs =
-        model.run(&inputs).with_context(|| format!("running {}", args.model.display()))?;
+    let outputs = if args.each.is_empty() {
+        model.run(&inputs).map_err(anyhow::Error::from)
+    } else {
+        run_each(Arc::clone(&model), inputs, args)
+    };
+    let outputs = outputs.with_context(|| format!("running {}", args.model.display()))?;
     let run_ms = start.elapsed().as_secs_f64() * 1e3;
 
     let mut files: BTreeMap<PathBuf, &str> = BTreeMap::new();

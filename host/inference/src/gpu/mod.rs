@@ -24,7 +24,8 @@ use device::guard;
 pub use device::{Adapter, Device, DeviceTensor};
 
 use crate::{
-    Engine, Executor, InferenceError, Interpreted, LoadLimits, Model, ModelInfo, Value,
+    Engine, Executor, InferenceError, Interpreted, LoadLimits, Model, ModelInfo, State,
+    StateBinding, Value,
     deadline::Deadline,
     front,
     interpreter::{Call, OpError, OpResult, ops as host_ops},
@@ -65,7 +66,9 @@ impl Executor for GpuExecutor {
         model: &Interpreted,
         inputs: Vec<Value>,
     ) -> Result<Vec<Value>, InferenceError> {
-        Lane::new(self.device.clone(), self.strict, model).run(model, inputs, None)
+        let lane = Lane::new(self.device.clone(), self.strict, model);
+        let made = lane.run(model, inputs, None)?;
+        lane.outputs(made)
     }
 }
 
@@ -136,7 +139,51 @@ impl Model for GpuModel {
             .map(|tensor| Array::from_tensor(tensor).map(Value::Array).map_err(failed))
             .collect::<Result<_, _>>()?;
         let made = self.lane.run(&self.model, fed, deadline.map(Deadline::new))?;
+        let made = self.lane.outputs(made)?;
         crate::interpreter::to_tensors(&self.info, made)
+    }
+
+    /// The state stays on the device from step to step.
+    fn step(
+        &self,
+        inputs: &[(String, Tensor)],
+        bindings: &[StateBinding],
+        state: &mut State,
+        deadline: Option<Instant>,
+    ) -> Result<NamedTensors, InferenceError> {
+        let failed = |e: OpError| InferenceError::Failed { reason: e.to_string() };
+        // Bound inputs have been checked when the session began; their initial
+        // values stand in for the state in the check of the others.
+        let mut all = inputs.to_vec();
+        all.extend(bindings.iter().map(|b| (b.input.clone(), b.initial.clone())));
+        let bound = self.info.bind(&all)?;
+        let fed = self
+            .info
+            .inputs
+            .iter()
+            .zip(&bound)
+            .map(|(info, tensor)| match bindings.iter().position(|b| b.input == info.name) {
+                Some(index) => Ok(state.0[index].clone()),
+                None => Array::from_tensor(tensor).map(Value::Array).map_err(failed),
+            })
+            .collect::<Result<_, _>>()?;
+        let made = self.lane.run(&self.model, fed, deadline.map(Deadline::new))?;
+        let (mut next, mut free) = (state.0.clone(), Vec::new());
+        let mut infos = Vec::new();
+        for (info, value) in self.info.outputs.iter().zip(made) {
+            match bindings.iter().position(|b| b.output == info.name) {
+                Some(index) => next[index] = value,
+                None => {
+                    infos.push(info.clone());
+                    free.push(value);
+                }
+            }
+        }
+        let free = self.lane.outputs(free)?;
+        let info = ModelInfo { outputs: infos, ..self.info.clone() };
+        let free = crate::interpreter::to_tensors(&info, free)?;
+        state.0 = next;
+        Ok(free)
     }
 }
 
@@ -183,11 +230,12 @@ pub(crate) struct Lane {
     strict: bool,
     /// Constants of the model, by where their elements are.
     constants: HashSet<usize>,
-    state: Mutex<State>,
+    state: Mutex<Kept>,
 }
 
+/// What runs leave behind.
 #[derive(Default)]
-struct State {
+struct Kept {
     /// Constants that are on the device already.
     resident: HashMap<usize, DeviceTensor>,
     placements: Vec<Placement>,
@@ -215,7 +263,7 @@ impl Lane {
         Self { device, strict, constants, state: Mutex::default() }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -239,7 +287,15 @@ impl Lane {
             })
             .map(|made| made.map_err(failed));
         let fed = fed.collect::<Result<_, _>>()?;
-        let made = model.run_on(fed, deadline, Some(self))?;
+        model.run_on(fed, deadline, Some(self))
+    }
+
+    /// What a run gave, in host memory.
+    fn outputs(&self, made: Vec<Value>) -> Result<Vec<Value>, InferenceError> {
+        let failed = |e: OpError| match e {
+            OpError::Other(e) => e,
+            e => InferenceError::Failed { reason: e.to_string() },
+        };
         made.into_iter().map(|value| self.output(value).map_err(failed)).collect()
     }
 
