@@ -79,7 +79,7 @@ pub const CARGO_DENY: Prerequisite = Prerequisite {
 };
 
 /// Python packages that other people's answers come from: ONNX's node tests,
-/// ONNX Runtime, NumPy, SciPy.
+/// ONNX Runtime, scikit-learn, XGBoost, LightGBM, NumPy, SciPy.
 pub const JUDGES: Prerequisite = Prerequisite {
     name: "the Python judges",
     without: Some("every check against ONNX Runtime, ONNX's node tests, NumPy and SciPy"),
@@ -106,6 +106,19 @@ pub const JUDGES: Prerequisite = Prerequisite {
         fs::copy(requirements(workspace), venv.join(INSTALLED))?;
         Ok(())
     },
+};
+
+/// A Vulkan driver: the machine's own, or Mesa's in software.
+pub const VULKAN: Prerequisite = Prerequisite {
+    name: "a Vulkan driver",
+    without: Some("every check of the GPU executor on wgpu"),
+    check: |_| {
+        !cfg!(target_os = "linux")
+            || ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d"]
+                .iter()
+                .any(|dir| fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()))
+    },
+    install: |_| install_debian_packages(&["mesa-vulkan-drivers", "libvulkan1"]),
 };
 
 const TRIPLE: &str = "wasm32-unknown-unknown";
@@ -190,7 +203,7 @@ pub fn ensure_present(workspace: &Workspace, wanted: &Prerequisite) -> Result<Pr
 /// `cargo xtask setup`: everything that any verb needs.
 pub fn main(workspace: &Workspace) -> Result<()> {
     let mut absent = Vec::new();
-    for wanted in [&WASM_TARGET, &LINTERS, &JUDGES, &CARGO_DENY] {
+    for wanted in [&WASM_TARGET, &LINTERS, &JUDGES, &VULKAN, &CARGO_DENY] {
         match ensure_present(workspace, wanted)? {
             Presence::Present => println!("present  {}", wanted.name),
             Presence::Absent(reason) => absent.push((wanted.name, reason)),

@@ -51,14 +51,14 @@ pub fn engine_options(host: &HostPolicy, out: Output) -> EngineOptions {
             out.note(&format!("{}: {}", inline(&r.stage), inline(&r.message)));
         }
     });
-    EngineOptions { ceiling: host.limits, log, ..EngineOptions::default() }
+    let executors = crate::devices::executors();
+    EngineOptions { ceiling: host.limits, log, executors, ..EngineOptions::default() }
 }
 
 /// Make an engine that keeps compiled code in the user's cache folder. Nobody
 /// asked for that folder: where it cannot be used, the engine does without.
 pub fn engine_of_user(options: EngineOptions, out: Output) -> anyhow::Result<Engine> {
-    let var = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let code_cache = user_code_cache(var("XDG_CACHE_HOME"), var("HOME"));
+    let code_cache = user_cache().map(|folder| folder.join("code"));
     match Engine::new(EngineOptions { code_cache, ..options.clone() }) {
         Err(error @ EngineError::CodeCache { .. }) => {
             let error = anyhow::Error::new(error);
@@ -69,13 +69,19 @@ pub fn engine_of_user(options: EngineOptions, out: Output) -> anyhow::Result<Eng
     }
 }
 
+/// This user's folder for what can be made again, if there is one.
+pub fn user_cache() -> Option<PathBuf> {
+    let var = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    cache_folder(var("XDG_CACHE_HOME"), var("HOME"))
+}
+
 /// Where the XDG base directory specification wants a user's caches: it has
 /// applications ignore folders that are not absolute.
-fn user_code_cache(xdg_cache_home: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
+fn cache_folder(xdg_cache_home: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
     let base = xdg_cache_home
         .filter(|p| p.is_absolute())
         .or_else(|| home.filter(|p| p.is_absolute()).map(|h| h.join(".cache")))?;
-    Some(base.join("headland").join("code"))
+    Some(base.join("headland"))
 }
 
 /// Seconds since the Unix epoch.
@@ -123,10 +129,10 @@ mod tests {
     #[test]
     fn relative_cache_folders_are_ignored() {
         let path = |p: &str| Some(PathBuf::from(p));
-        let home = path("/home/a/.cache/headland/code");
-        assert_eq!(user_code_cache(path("/c"), None), path("/c/headland/code"));
-        assert_eq!(user_code_cache(path("c"), path("/home/a")), home);
-        assert_eq!(user_code_cache(path(""), path("/home/a")), home);
-        assert_eq!(user_code_cache(None, None), None);
+        let home = path("/home/a/.cache/headland");
+        assert_eq!(cache_folder(path("/c"), None), path("/c/headland"));
+        assert_eq!(cache_folder(path("c"), path("/home/a")), home);
+        assert_eq!(cache_folder(path(""), path("/home/a")), home);
+        assert_eq!(cache_folder(None, None), None);
     }
 }

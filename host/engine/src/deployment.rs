@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use headland_inference::{CpuExecutor, Dimension, InferenceError, LoadLimits, Model, ModelSet};
+use headland_inference::{Dimension, InferenceError, LoadLimits, Model, ModelSet};
 use headland_package::{HostPolicy, Package, PackageInfo, Role, Verified};
 use headland_pipeline::{Device, Graph, GraphError, PipelineSpec, SpecError, StageKind};
 use headland_tensor::{Limits, NamedTensors, Shape, Tensor};
@@ -75,8 +75,8 @@ pub enum LoadError {
         /// The package.
         package: String,
     },
-    /// A stage asks for a device that this build has no executor for.
-    #[error("{user} asks for the GPU, and this build runs models on the CPU alone")]
+    /// A stage asks for a device that this host has no executor for.
+    #[error("{user} asks for the GPU, and this host runs models on the CPU alone")]
     NoGpu {
         /// The stage.
         user: String,
@@ -122,7 +122,6 @@ struct Loader<'a> {
     engine: &'a Engine,
     package: &'a Verified<Package>,
     host: &'a HostPolicy,
-    executor: CpuExecutor,
     models: ModelSet,
 }
 
@@ -142,14 +141,23 @@ impl Loader<'_> {
         })
     }
 
-    fn model(&self, user: &str, name: &str) -> Result<Arc<dyn Model>, LoadError> {
-        if let Some(model) = self.models.get(name) {
+    fn model(&self, user: &str, name: &str, device: Device) -> Result<Arc<dyn Model>, LoadError> {
+        let executors = &self.engine.options().executors;
+        let executor = match device {
+            Device::Auto => &executors.auto,
+            Device::Cpu => &executors.cpu,
+            Device::Gpu => {
+                executors.gpu.as_ref().ok_or_else(|| LoadError::NoGpu { user: user.to_owned() })?
+            }
+        };
+        let key = format!("{name} on {}", executor.name());
+        if let Some(model) = self.models.get(&key) {
             return Ok(model);
         }
         let bytes = self.entry(user, Role::Model, "model", name)?;
         let model = self
             .models
-            .load(name, &self.executor, &bytes, &LoadLimits::default())
+            .load(key, &**executor, &bytes, &LoadLimits::default())
             .map_err(|source| LoadError::Model { model: name.to_owned(), source })?;
         warm_up(&*model);
         Ok(model)
@@ -219,13 +227,7 @@ impl Engine {
             .map_err(|source| LoadError::Graph { package: info.name.clone(), source })?;
         let mut ceiling = self.options().ceiling.min(host.limits);
         ceiling.time_ms = ceiling.time_ms.min(MAX_TIME_MS);
-        let loader = Loader {
-            engine: self,
-            package,
-            host,
-            executor: CpuExecutor,
-            models: ModelSet::default(),
-        };
+        let loader = Loader { engine: self, package, host, models: ModelSet::default() };
 
         let (mut stages, mut summaries) = (Vec::new(), Vec::new());
         for stage in &graph.spec().stage {
@@ -235,7 +237,7 @@ impl Engine {
                 StageKind::Component { component, world, config, models, wasi } => {
                     let mut granted = BTreeMap::new();
                     for name in models {
-                        granted.insert(name.clone(), loader.model(&user, name)?);
+                        granted.insert(name.clone(), loader.model(&user, name, Device::Auto)?);
                     }
                     let grants =
                         Grants { stage: stage.id.clone(), limits, models: granted, wasi: *wasi };
@@ -244,16 +246,9 @@ impl Engine {
                     (StageRunner::Component(Arc::new(prepared)), format!("component {component}"))
                 }
                 StageKind::Model { model, device } => {
-                    if *device == Device::Gpu {
-                        return Err(LoadError::NoGpu { user });
-                    }
-                    (
-                        StageRunner::Model(
-                            loader.model(&user, model)?,
-                            Duration::from_millis(limits.time_ms),
-                        ),
-                        format!("model {model} on cpu"),
-                    )
+                    let loaded = loader.model(&user, model, *device)?;
+                    let runs = format!("model {model} on {}", loaded.engine().name);
+                    (StageRunner::Model(loaded, Duration::from_millis(limits.time_ms)), runs)
                 }
                 StageKind::Router { .. } => (StageRunner::Scheduler, "router".to_owned()),
                 StageKind::Combine { .. } => (StageRunner::Scheduler, "combiner".to_owned()),

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use headland_inference::{CpuExecutor, Executor};
 use headland_tensor::Limits;
 use wasmtime::{
     Config, EngineWeak, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
@@ -55,6 +56,24 @@ pub enum LogLevel {
 /// Where components' messages go.
 pub type LogSink = Arc<dyn Fn(LogRecord) + Send + Sync>;
 
+/// What runs a package's models, by the `device` of the stage.
+#[derive(Clone)]
+pub struct Executors {
+    /// For `cpu`.
+    pub cpu: Arc<dyn Executor>,
+    /// For `gpu`; a package that asks for it is refused without one.
+    pub gpu: Option<Arc<dyn Executor>>,
+    /// For `auto`, which is also what a component's models run on.
+    pub auto: Arc<dyn Executor>,
+}
+
+impl Default for Executors {
+    /// The CPU for all that does not insist on a GPU.
+    fn default() -> Self {
+        Self { cpu: Arc::new(CpuExecutor), gpu: None, auto: Arc::new(CpuExecutor) }
+    }
+}
+
 /// What a host decides once.
 #[derive(Clone)]
 pub struct EngineOptions {
@@ -70,6 +89,8 @@ pub struct EngineOptions {
     pub pooling: bool,
     /// Where components' messages go.
     pub log: LogSink,
+    /// What runs models.
+    pub executors: Executors,
 }
 
 impl Default for EngineOptions {
@@ -81,6 +102,7 @@ impl Default for EngineOptions {
             code_cache: None,
             pooling: true,
             log: Arc::new(|_| {}),
+            executors: Executors::default(),
         }
     }
 }

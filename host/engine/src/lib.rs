@@ -25,7 +25,9 @@ mod world;
 
 pub use component::{CallError, ComponentError, Description, describe_component};
 pub use deployment::{Deployment, InstantiationProbe, LoadError, StageSummary};
-pub use engine::{CompileError, Engine, EngineError, EngineOptions, LogLevel, LogRecord, LogSink};
+pub use engine::{
+    CompileError, Engine, EngineError, EngineOptions, Executors, LogLevel, LogRecord, LogSink,
+};
 pub use host::{Copies, CopyCount, LimitHit};
 pub use monitors::{Finding, MonitorCounts, MonitorReport, MonitorStartError, Severity};
 pub use runner::{FrameReport, Runner, StageTime, StartError};

@@ -53,16 +53,20 @@ pub trait Memory: Send + Sync {
 }
 
 /// Runs each model where it is faster.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct AutoExecutor {
-    device: Option<Device>,
+    open: Opener,
     memory: Option<Arc<dyn Memory>>,
 }
 
+/// Opens the device to choose, when it is first needed.
+type Opener = Arc<dyn Fn() -> Option<Device> + Send + Sync>;
+
 impl AutoExecutor {
-    /// Choose between the CPU and this device; without one, the CPU.
-    pub fn new(device: Option<Device>) -> Self {
-        Self { device, memory: None }
+    /// Choose between the CPU and the device that `open` gives; without one, the
+    /// CPU. It is called on the measuring thread, off every run's way.
+    pub fn new(open: impl Fn() -> Option<Device> + Send + Sync + 'static) -> Self {
+        Self { open: Arc::new(open), memory: None }
     }
 
     /// Keep what is measured there.
@@ -79,7 +83,6 @@ impl Executor for AutoExecutor {
 
     fn load(&self, onnx: &[u8], limits: &LoadLimits) -> Result<Arc<dyn Model>, InferenceError> {
         let cpu = CpuExecutor.load(onnx, limits)?;
-        let Some(device) = &self.device else { return Ok(cpu) };
         let mut model = String::new();
         for byte in Sha256::digest(onnx) {
             // Writing to a string does not fail.
@@ -87,11 +90,11 @@ impl Executor for AutoExecutor {
         }
         Ok(Arc::new(AutoModel {
             shared: Arc::new(Shared {
-                key: format!("{model} {}", device.name()),
+                model,
                 cpu,
                 onnx: onnx.into(),
                 limits: *limits,
-                device: device.clone(),
+                open: Arc::clone(&self.open),
                 memory: self.memory.clone(),
                 gpu: OnceLock::new(),
                 choices: Mutex::default(),
@@ -105,15 +108,15 @@ struct AutoModel {
 }
 
 struct Shared {
-    /// Model and adapter, for keys.
-    key: String,
+    /// The model's digest.
+    model: String,
     cpu: Arc<dyn Model>,
     onnx: Box<[u8]>,
     limits: LoadLimits,
-    device: Device,
+    open: Opener,
     memory: Option<Arc<dyn Memory>>,
-    /// The model on the device, or why it is not there.
-    gpu: OnceLock<Result<Arc<dyn Model>, InferenceError>>,
+    /// The adapter's name and the model on it, where there is one that loads it.
+    gpu: OnceLock<Option<(String, Arc<dyn Model>)>>,
     choices: Mutex<HashMap<String, Choice>>,
 }
 
@@ -137,7 +140,7 @@ impl Model for AutoModel {
         let on_gpu =
             shared.choices().values().any(|c| matches!(c, Choice::Measured(m) if m.prefers_gpu()));
         let chosen = match shared.gpu.get() {
-            Some(Ok(gpu)) if on_gpu => gpu.engine(),
+            Some(Some((_, gpu))) if on_gpu => gpu.engine(),
             _ => shared.cpu.engine(),
         };
         Engine { name: format!("auto: {}", chosen.name), ..chosen }
@@ -153,16 +156,16 @@ impl Model for AutoModel {
         let choice = shared.choices().get(&key).copied();
         match choice {
             Some(Choice::Measured(measured)) if measured.prefers_gpu() => {
-                match shared.gpu() {
-                    Ok(gpu) => match gpu.run_until(inputs, deadline) {
-                        // The adapter is gone: the CPU knows the model, too.
-                        Err(InferenceError::Device { .. }) => {
-                            shared.choices().insert(key, Choice::Lost);
-                            shared.cpu.run_until(inputs, deadline)
-                        }
-                        outcome => outcome,
-                    },
-                    Err(_) => shared.cpu.run_until(inputs, deadline),
+                let Some((_, gpu)) = shared.gpu() else {
+                    return shared.cpu.run_until(inputs, deadline);
+                };
+                match gpu.run_until(inputs, deadline) {
+                    // The adapter is gone: the CPU knows the model, too.
+                    Err(InferenceError::Device { .. }) => {
+                        shared.choices().insert(key, Choice::Lost);
+                        shared.cpu.run_until(inputs, deadline)
+                    }
+                    outcome => outcome,
                 }
             }
             Some(_) => shared.cpu.run_until(inputs, deadline),
@@ -180,35 +183,41 @@ impl Shared {
         self.choices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Model, adapter and shapes.
+    /// The shapes of a run.
     fn key_of(&self, inputs: &[(String, Tensor)]) -> String {
         let mut shapes: Vec<String> =
             inputs.iter().map(|(name, t)| format!("{name}{}", t.shape())).collect();
         shapes.sort();
-        format!("{} {}", self.key, shapes.join(" "))
+        shapes.join(" ")
     }
 
-    fn gpu(&self) -> Result<Arc<dyn Model>, InferenceError> {
-        self.gpu
-            .get_or_init(|| GpuExecutor::new(self.device.clone()).load(&self.onnx, &self.limits))
-            .clone()
+    fn gpu(&self) -> Option<&(String, Arc<dyn Model>)> {
+        let load = || {
+            let device = (self.open)()?;
+            let name = device.name().to_owned();
+            let model = GpuExecutor::new(device).load(&self.onnx, &self.limits).ok()?;
+            Some((name, model))
+        };
+        self.gpu.get_or_init(load).as_ref()
     }
 
-    /// Take what was kept, or measure on a thread of its own.
+    /// Take what was kept, or measure, on a thread of its own.
     fn measure_beside(self: &Arc<Self>, key: String, inputs: &[(String, Tensor)]) {
-        if let Some(kept) = self.memory.as_ref().and_then(|m| m.recall(&key)) {
-            self.choices().insert(key, Choice::Measured(kept));
-            return;
-        }
         if self.choices().insert(key.clone(), Choice::Measuring).is_some() {
             return;
         }
         let (shared, inputs) = (Arc::clone(self), inputs.to_vec());
         let spawned = thread::Builder::new().name("headland-measure".to_owned()).spawn(move || {
-            let measured = shared.measure(&inputs);
-            if let Some(memory) = &shared.memory {
-                memory.keep(&key, measured);
-            }
+            let adapter = shared.gpu().map_or("no adapter", |(name, _)| name);
+            let kept_as = format!("{} on {adapter} for {key}", shared.model);
+            let recalled = shared.memory.as_ref().and_then(|memory| memory.recall(&kept_as));
+            let measured = recalled.unwrap_or_else(|| {
+                let measured = shared.measure(&inputs);
+                if let Some(memory) = &shared.memory {
+                    memory.keep(&kept_as, measured);
+                }
+                measured
+            });
             shared.choices().insert(key, Choice::Measured(measured));
         });
         // Without a thread the CPU goes on, which is never wrong.
@@ -217,11 +226,11 @@ impl Shared {
 
     fn measure(&self, inputs: &[(String, Tensor)]) -> Measurement {
         let cpu_us = median(&*self.cpu, inputs).unwrap_or(u64::MAX);
-        let gpu_us = self.gpu().ok().and_then(|gpu| {
+        let gpu_us = self.gpu().and_then(|(_, gpu)| {
             // The first run compiles shaders.
             let expected = self.cpu.run(inputs).ok()?;
             let given = gpu.run(inputs).ok()?;
-            if agree(&expected, &given) { median(&*gpu, inputs) } else { None }
+            if agree(&expected, &given) { median(&**gpu, inputs) } else { None }
         });
         Measurement { cpu_us, gpu_us }
     }

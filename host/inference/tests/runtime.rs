@@ -57,7 +57,7 @@ fn a_symbolic_batch_takes_every_size() {
 }
 
 #[test]
-fn every_dtype_but_bf16_goes_through_the_cpu() {
+fn every_dtype_of_the_contract_goes_through_the_cpu() {
     for (dtype, element) in [
         (DType::Bool, DataType::Bool),
         (DType::U8, DataType::Uint8),
@@ -69,6 +69,7 @@ fn every_dtype_but_bf16_goes_through_the_cpu() {
         (DType::U64, DataType::Uint64),
         (DType::I64, DataType::Int64),
         (DType::F16, DataType::Float16),
+        (DType::BF16, DataType::Bfloat16),
         (DType::F32, DataType::Float),
         (DType::F64, DataType::Double),
     ] {
@@ -102,9 +103,10 @@ fn every_dtype_but_bf16_goes_through_the_cpu() {
         vec![value("x", DataType::Bfloat16, &["2"])],
         value("y", DataType::Bfloat16, &["2"]),
     );
-    let Err(e) = CpuExecutor.load(&bf16, &LoadLimits::default()) else { panic!("bf16 loaded") };
-    assert_eq!(e.code(), "unsupported");
-    assert!(e.to_string().contains("no bf16"), "{e}");
+    // -1.5 and 2.5
+    let x = Tensor::new(DType::BF16, Shape::new([2]).unwrap(), vec![0xc0, 0xbf, 0x20, 0x40]).unwrap();
+    let out = load(&bf16).run(&[named("x", x)]).unwrap();
+    assert_eq!((out[0].1.dtype(), out[0].1.to_f64()), (DType::BF16, vec![0.0, 2.5]));
 }
 
 /// A model whose output's rank is known only from the value of an input.

@@ -14,7 +14,7 @@ use std::{
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use headland_inference::{
-    AutoExecutor, CpuExecutor, Executor, InterpretingExecutor,
+    CpuExecutor, Executor, InterpretingExecutor,
     gpu::{Device, GpuExecutor},
 };
 
@@ -80,7 +80,7 @@ impl On {
         Ok(match self.device.as_str() {
             "cpu" => Arc::new(CpuExecutor),
             "interpreter" => Arc::new(InterpretingExecutor),
-            "auto" => Arc::new(AutoExecutor::new(Device::open("default").ok())),
+            "auto" => crate::devices::auto(),
             _ => Arc::new(gpu(self.open()?)),
         })
     }

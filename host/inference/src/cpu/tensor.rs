@@ -9,7 +9,7 @@ use crate::{InferenceError, TensorInfo};
 /// Refuse a dtype that tract does not compute with.
 pub(super) fn check_dtype(value: &TensorInfo) -> Result<(), InferenceError> {
     datum_type(value.dtype).map(drop).ok_or_else(|| {
-        let reason = "the CPU executor has no bf16; convert the model to f16 or f32";
+        let reason = "tract has no bf16";
         InferenceError::unsupported("bf16", &value.name, reason)
     })
 }

@@ -30,6 +30,8 @@ pub struct Device {
     name: String,
     bools: BoolDType,
     has_f16: bool,
+    /// wgpu's own device, where this process opened it.
+    wgpu: Option<burn_wgpu::wgpu::Device>,
 }
 
 /// An adapter of this machine, as its driver describes it.
@@ -100,13 +102,33 @@ impl Device {
             .map_err(|e| e.to_string())
         })
         .map_err(|e| refused(e.to_string()))?;
-        let name = match opened {
-            Ok(setup) => setup.adapter.get_info().name,
+        let (name, wgpu) = match opened {
+            Ok(setup) => (setup.adapter.get_info().name, Some(setup.device)),
             // It was opened before in this process, with the same options.
-            Err(reason) if reason.contains("already") => format!("adapter {selector}"),
+            Err(reason) if reason.contains("already") => (format!("adapter {selector}"), None),
             Err(reason) => return Err(refused(reason)),
         };
-        Self::new(DispatchDevice::from(device), name)
+        Ok(Self { wgpu, ..Self::new(DispatchDevice::from(device), name)? })
+    }
+
+    /// Give the adapter back. What runs on it afterwards fails as on an adapter
+    /// that is lost; it cannot be opened again in this process.
+    pub fn close(&self) {
+        if let Some(device) = &self.wgpu {
+            device.destroy();
+        }
+    }
+
+    /// Open the best adapter that is hardware; none where there is none. A
+    /// rasteriser in software is never faster than the CPU that it runs on.
+    pub fn open_hardware() -> Option<Self> {
+        // A driver is loaded only where there is something to drive.
+        let nodes = ["/dev/dri", "/dev/nvidiactl", "/dev/mali0", "/dev/kgsl-3d0", "/dev/dxg"];
+        if cfg!(target_os = "linux") && !nodes.iter().any(|n| std::path::Path::new(n).exists()) {
+            return None;
+        }
+        let hardware = |a: &Adapter| a.selector != "software";
+        Self::adapters().iter().any(hardware).then(|| Self::open("default").ok()).flatten()
     }
 
     /// burn's CPU backend.
@@ -124,7 +146,7 @@ impl Device {
         });
         let (bools, has_f16) =
             read.map_err(|e| InferenceError::Device { reason: e.to_string() })?;
-        Ok(Self { handle, name, bools, has_f16 })
+        Ok(Self { handle, name, bools, has_f16, wgpu: None })
     }
 
     /// The adapters of this machine that wgpu reaches.
