@@ -10,11 +10,11 @@ mod defaults;
 mod functions;
 mod hints;
 mod losses;
-mod nodes;
+pub(crate) mod nodes;
 pub(crate) mod tensor;
 mod wire;
 
-pub(crate) use check::{Census, label};
+pub(crate) use check::{Census, label, model as check};
 
 use std::collections::BTreeMap;
 
