@@ -176,6 +176,9 @@ impl Steps {
     }
 }
 
+/// Names longer than this, in bytes, are not built upon.
+const LONG_NAME: usize = 32;
+
 /// Bins of a histogram.
 const BINS: usize = 1 << 14;
 
@@ -318,15 +321,21 @@ impl QdqWriter {
         }
     }
 
+    /// A new name for what belongs to a value. A long name is not repeated, as
+    /// five times that of each value may be more than the weights.
+    fn name(&mut self, value: &str, part: &str) -> String {
+        let stem = if value.len() <= LONG_NAME { value } else { "int8" };
+        self.names.fresh(&format!("{stem}::{part}"))
+    }
+
     /// Quantise and dequantise a value where it is first read.
     fn value(&mut self, name: &str, steps: Steps) -> String {
         if let Some(known) = self.values.get(name) {
             return known.clone();
         }
-        let scale = self.names.fresh(&format!("{name}::scale"));
-        let zero = self.names.fresh(&format!("{name}::zero"));
-        let quantised = self.names.fresh(&format!("{name}::q"));
-        let back = self.names.fresh(&format!("{name}::dq"));
+        let quantised = self.name(name, "q");
+        let (scale, zero) = (self.name(name, "scale"), self.name(name, "zero"));
+        let back = self.name(name, "dq");
         self.made.push(constant(&scale, DataType::Float, &[], &[steps.scale]));
         self.made.push(match self.activations {
             Activations::U8 => constant(&zero, DataType::Uint8, &[], &[steps.zero]),
@@ -358,7 +367,7 @@ impl QdqWriter {
                 steps.clamp(-WEIGHT_STEPS, WEIGHT_STEPS) as i8
             })
             .collect();
-        let quantised = self.names.fresh(&format!("{}::q", tensor.name));
+        let quantised = self.name(&tensor.name, "q");
         self.made.push(constant(&quantised, DataType::Int8, &tensor.dims, &steps));
         let zeros = vec![0i8; scales.len()];
         let name = self.dequantise(&tensor.name, &quantised, scales, target.channels.axis, &|name| {
@@ -372,7 +381,7 @@ impl QdqWriter {
         let steps: Vec<i32> = (bias.iter().zip(scales))
             .map(|(b, s)| (b / s).round_ties_even().clamp(i32::MIN as f32, i32::MAX as f32) as i32)
             .collect();
-        let quantised = self.names.fresh(&format!("{name}::q"));
+        let quantised = self.name(name, "q");
         self.made.push(constant(&quantised, DataType::Int32, &[steps.len() as i64], &steps));
         let zeros = vec![0i32; scales.len()];
         self.dequantise(name, &quantised, scales, 0, &|name| {
@@ -389,9 +398,8 @@ impl QdqWriter {
         axis: usize,
         zeros: &dyn Fn(&str) -> TensorProto,
     ) -> String {
-        let scale = self.names.fresh(&format!("{name}::scale"));
-        let zero = self.names.fresh(&format!("{name}::zero"));
-        let back = self.names.fresh(&format!("{name}::dq"));
+        let (scale, zero) = (self.name(name, "scale"), self.name(name, "zero"));
+        let back = self.name(name, "dq");
         self.made.push(constant(&scale, DataType::Float, &[scales.len() as i64], scales));
         self.made.push(zeros(&zero));
         let mut node = surgery::node("DequantizeLinear", &[quantised, &scale, &zero], &back);

@@ -9,7 +9,10 @@ use tract_onnx::pb::{
     tensor_proto::DataType,
 };
 
-use super::surgery::{bodies_mut, constant, is_onnx, set_int};
+use super::{
+    facts::Facts,
+    surgery::{bodies_mut, constant, is_onnx, set_int},
+};
 use crate::{
     InferenceError,
     front::{
@@ -63,6 +66,7 @@ pub(super) fn raise(proto: &mut ModelProto) -> Result<(), InferenceError> {
 }
 
 fn raise_graph(graph: &mut GraphProto, from: i64) -> Result<(), InferenceError> {
+    let facts = Facts::of(graph);
     let nodes = std::mem::take(&mut graph.node);
     for mut node in nodes {
         for body in bodies_mut(&mut node) {
@@ -70,7 +74,7 @@ fn raise_graph(graph: &mut GraphProto, from: i64) -> Result<(), InferenceError> 
         }
         if is_onnx(&node) {
             let mut writer = Writer::in_place_of(&node);
-            raise_node(node, from, &mut writer)?;
+            raise_node(node, from, &facts, &mut writer)?;
             graph.node.extend(writer.finish());
         } else {
             graph.node.push(node);
@@ -80,9 +84,17 @@ fn raise_graph(graph: &mut GraphProto, from: i64) -> Result<(), InferenceError> 
 }
 
 /// Write one node as [`TARGET`] has it.
-fn raise_node(mut node: NodeProto, from: i64, writer: &mut Writer) -> Result<(), InferenceError> {
+fn raise_node(
+    mut node: NodeProto,
+    from: i64,
+    facts: &Facts,
+    writer: &mut Writer,
+) -> Result<(), InferenceError> {
     match node.op_type.as_str() {
-        "Softmax" | "LogSoftmax" | "Hardmax" => return coerced(node, writer),
+        "Softmax" | "LogSoftmax" | "Hardmax" => {
+            let rank = given(&node.input, 0).and_then(|name| facts.rank(name));
+            return coerced(node, rank, writer);
+        }
         "Squeeze" | "Unsqueeze" | "ReduceSum" => ints_to_input(&mut node, "axes", 1, writer),
         "Split" => ints_to_input(&mut node, "split", 1, writer),
         "Clip" if from < 11 => {
@@ -145,18 +157,26 @@ fn cannot(node: &NodeProto, reason: &str) -> InferenceError {
     InferenceError::unsupported(&node.op_type, front::label(node), reason)
 }
 
-/// Up to version 12 everything from an axis on was one vector: flatten, and
-/// bring the shape back.
-fn coerced(mut node: NodeProto, writer: &mut Writer) -> Result<(), InferenceError> {
+/// Up to version 12 everything from an axis on was one vector. Where that is not
+/// the last axis alone, flatten, and bring the shape back.
+fn coerced(
+    mut node: NodeProto,
+    rank: Option<usize>,
+    writer: &mut Writer,
+) -> Result<(), InferenceError> {
     let (Some(input), Some(output)) = (given(&node.input, 0), given(&node.output, 0)) else {
         return Err(cannot(&node, "it has no input or no output"));
     };
     let (input, output) = (input.to_owned(), output.to_owned());
-    let shape = writer.add("Shape", &[&input], &[]);
     let axis = int(&node, "axis").unwrap_or(1);
+    set_int(&mut node, "axis", -1);
+    if axis == -1 || rank.is_some_and(|rank| axis + 1 == rank as i64) {
+        writer.push(node);
+        return Ok(());
+    }
+    let shape = writer.add("Shape", &[&input], &[]);
     let flat = writer.add("Flatten", &[&input], &[("axis", axis)]);
     let made = format!("{output}::flat");
-    set_int(&mut node, "axis", -1);
     node.input = vec![flat];
     node.output = vec![made.clone()];
     writer.push(node);

@@ -38,7 +38,11 @@ pub(super) fn read_counts(graph: &GraphProto) -> HashMap<String, usize> {
 }
 
 /// Every name in a graph, for new ones to differ from.
-pub(super) struct Names(HashSet<String>);
+pub(super) struct Names {
+    taken: HashSet<String>,
+    /// How often each name was wanted, so that none is counted up to twice.
+    wanted: HashMap<String, u32>,
+}
 
 impl Names {
     pub(super) fn of(graph: &GraphProto) -> Self {
@@ -51,20 +55,24 @@ impl Names {
                 bodies(node).for_each(|body| add(body, names));
             }
         }
-        let mut names = HashSet::new();
-        add(graph, &mut names);
-        Self(names)
+        let mut taken = HashSet::new();
+        add(graph, &mut taken);
+        Self { taken, wanted: HashMap::new() }
     }
 
     /// A name that nothing has, near the one that is wanted.
     pub(super) fn fresh(&mut self, wanted: &str) -> String {
+        let times = self.wanted.entry(wanted.to_owned()).or_default();
         let mut name = wanted.to_owned();
-        let mut n = 1u32;
-        while !self.0.insert(name.clone()) {
-            n += 1;
-            name = format!("{wanted}.{n}");
+        loop {
+            *times += 1;
+            if *times > 1 {
+                name = format!("{wanted}.{times}");
+            }
+            if self.taken.insert(name.clone()) {
+                return name;
+            }
         }
-        name
     }
 }
 
@@ -94,11 +102,11 @@ pub(super) fn constant<T: bytemuck::NoUninit>(
     }
 }
 
-/// A node of ONNX's own domain that is named after its first output.
+/// A node of ONNX's own domain. It has no name, as names of nodes must differ
+/// and a name of a value may be another node's.
 pub(super) fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
     NodeProto {
         op_type: op.to_owned(),
-        name: output.to_owned(),
         input: inputs.iter().map(|i| (*i).to_owned()).collect(),
         output: vec![output.to_owned()],
         ..NodeProto::default()
