@@ -195,10 +195,8 @@ fn npy(path: &Path, shape: &str, values: &[f32]) {
 fn a_model_is_optimised_within_a_tolerance_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    let model = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../examples/vision-digits/models/digits-cnn.onnx"
-    );
+    let model =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/vision-digits/models/digits-cnn.onnx");
     let input = &json(at, &["onnx", "inspect", model, "--json"])[0]["inputs"][0];
     let dims: Vec<u64> =
         input["shape"].as_array().unwrap().iter().map(|d| d.as_u64().unwrap_or(1)).collect();
@@ -244,10 +242,8 @@ fn a_model_is_optimised_within_a_tolerance_or_not_at_all() {
 #[test]
 fn pruning_is_reported_and_writes_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let model = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../examples/vision-digits/models/digits-cnn.onnx"
-    );
+    let model =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/vision-digits/models/digits-cnn.onnx");
     let args = ["onnx", "optimize", model, "--prune-report", "--json"];
     let report = &json(folder.path(), &args)[0];
     let rows = report["pruning"].as_array().unwrap();

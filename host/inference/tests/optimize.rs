@@ -154,7 +154,10 @@ fn quantised_weights_stay_quantised() {
     let onnx = one_input(
         &["3"],
         &["3"],
-        vec![node("DequantizeLinear", &["q", "s", "zero"], &["w"]), node("Add", &["x", "w"], &["y"])],
+        vec![
+            node("DequantizeLinear", &["q", "s", "zero"], &["w"]),
+            node("Add", &["x", "w"], &["y"]),
+        ],
         vec![q, f32s("s", &[], &[0.5]), zero],
     );
     let (folded, _) = optimized(&onnx, &[Pass::Fold]);
@@ -388,7 +391,10 @@ fn weights_go_to_float16_and_the_interface_does_not() {
     assert_eq!(reports[0].after.parameter_bytes * 2, reports[0].before.parameter_bytes);
     let wide = &reports[0].notes;
     assert_eq!(wide.len(), 1);
-    assert_eq!((wide[0].op.as_str(), wide[0].reason.as_str()), ("Softmax", "needs the range of f32"));
+    assert_eq!(
+        (wide[0].op.as_str(), wide[0].reason.as_str()),
+        ("Softmax", "needs the range of f32")
+    );
     let limits = LoadLimits::default();
     let (before, after) =
         (ModelInfo::from_onnx(&onnx, &limits), ModelInfo::from_onnx(&bytes(&made), &limits));
@@ -660,7 +666,10 @@ fn a_stamp_is_in_the_metadata_once() {
     optimizer.stamp("source", "sha256:11");
     let made = ModelProto::decode(optimizer.to_onnx().as_slice()).unwrap();
     let [entry] = made.metadata_props.as_slice() else { panic!("one entry") };
-    assert_eq!((entry.key.as_str(), entry.value.as_str()), ("headland.optimize.source", "sha256:11"));
+    assert_eq!(
+        (entry.key.as_str(), entry.value.as_str()),
+        ("headland.optimize.source", "sha256:11")
+    );
 }
 
 #[test]

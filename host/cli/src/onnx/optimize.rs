@@ -79,8 +79,9 @@ pub struct OptimizeArgs {
     /// What to measure on them.
     #[arg(long, value_enum, default_value = "top1")]
     metric: MetricName,
-    /// Write nothing if the metric becomes worse by more than this.
-    #[arg(long, value_name = "DROP", requires = "labelled")]
+    /// Write nothing if the metric becomes worse by more than this; below nought,
+    /// unless it becomes better by as much.
+    #[arg(long, value_name = "DROP", requires = "labelled", allow_negative_numbers = true)]
     max_drop: Option<f64>,
     /// Say which weights of the model are next to nothing, and take none out.
     #[arg(long)]
@@ -229,7 +230,9 @@ pub fn run(args: &OptimizeArgs, out: Output) -> anyhow::Result<ExitCode> {
             if let Some(max) = args.max_drop
                 && !score.within(max)
             {
-                bail!("{name} goes from {before} to {after}, worse by more than {max}; not written");
+                bail!(
+                    "{name} goes from {before} to {after}, worse by more than {max}; not written"
+                );
             }
             Some(score)
         }
@@ -326,13 +329,11 @@ fn write(path: &Path, contents: &[u8], force: bool) -> anyhow::Result<()> {
 }
 
 fn show_passes(reports: &[PassReport], out: Output) -> anyhow::Result<()> {
-    let mut rows = vec![
-        ["pass", "nodes", "after", "parameter bytes", "after"].map(str::to_owned).to_vec(),
-    ];
+    let mut rows =
+        vec![["pass", "nodes", "after", "parameter bytes", "after"].map(str::to_owned).to_vec()];
     for report in reports {
         let (before, after) = (&report.before, &report.after);
-        let numbers =
-            [before.nodes, after.nodes, before.parameter_bytes, after.parameter_bytes];
+        let numbers = [before.nodes, after.nodes, before.parameter_bytes, after.parameter_bytes];
         let numbers = numbers.iter().map(ToString::to_string);
         rows.push(std::iter::once(report.pass.to_owned()).chain(numbers).collect());
     }
@@ -340,7 +341,8 @@ fn show_passes(reports: &[PassReport], out: Output) -> anyhow::Result<()> {
     if let (Some(first), Some(last)) = (reports.first(), reports.last()) {
         let (before, after) = (&first.before.operators, &last.after.operators);
         let mut changes = Vec::new();
-        let all: BTreeMap<&String, ()> = before.keys().chain(after.keys()).map(|k| (k, ())).collect();
+        let all: BTreeMap<&String, ()> =
+            before.keys().chain(after.keys()).map(|k| (k, ())).collect();
         for op in all.into_keys() {
             let count = |of: &BTreeMap<String, u64>| of.get(op).copied().unwrap_or(0);
             if count(before) != count(after) {

@@ -23,7 +23,8 @@ pub(super) struct Channels {
 impl Channels {
     /// `None` for other operators, and for weights that do not fit the node.
     pub(super) fn of(node: &NodeProto, dims: &[i64]) -> Option<Self> {
-        let dims: Vec<usize> = dims.iter().map(|&d| usize::try_from(d).ok()).collect::<Option<_>>()?;
+        let dims: Vec<usize> =
+            dims.iter().map(|&d| usize::try_from(d).ok()).collect::<Option<_>>()?;
         let rank = dims.len();
         let len = dims.iter().try_fold(1usize, |len, &d| len.checked_mul(d)).filter(|&l| l > 0)?;
         let mut groups = 1;

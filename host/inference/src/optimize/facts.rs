@@ -78,9 +78,10 @@ impl Facts {
         }
         match node.op_type.as_str() {
             "Cast" => int(node, "to") == Some(i64::from(F32)),
-            "Constant" => node.attribute.iter().any(|a| {
-                matches!(a.name.as_str(), "value_float" | "value_floats") || tensor(a)
-            }),
+            "Constant" => node
+                .attribute
+                .iter()
+                .any(|a| matches!(a.name.as_str(), "value_float" | "value_floats") || tensor(a)),
             "ConstantOfShape" => attribute("value").is_none_or(tensor),
             "Where" => input(1),
             "OneHot" => input(2),

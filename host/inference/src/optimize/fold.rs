@@ -66,7 +66,8 @@ fn made(
     if is_random(&node.op_type) || is(node, "DequantizeLinear") || bodies(node).next().is_some() {
         return Folded::No;
     }
-    let outputs: Vec<&str> = (0..node.output.len()).filter_map(|i| given(&node.output, i)).collect();
+    let outputs: Vec<&str> =
+        (0..node.output.len()).filter_map(|i| given(&node.output, i)).collect();
     let mut initializer: Vec<TensorProto> = Vec::new();
     for tensor in inputs {
         if initializer.iter().all(|t| t.name != tensor.name) {

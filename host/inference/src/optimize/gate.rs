@@ -82,7 +82,8 @@ fn score(
     let mut elements = 0usize;
     for index in 0..samples.len() {
         let outputs: NamedTensors = model.run(&samples.get(index)?)?;
-        let (name, answer) = outputs.first().ok_or_else(|| failed("it has no output".to_owned()))?;
+        let (name, answer) =
+            outputs.first().ok_or_else(|| failed("it has no output".to_owned()))?;
         let answer = answer.to_f64();
         let each = match metric {
             Metric::Top1 => 1,
@@ -98,7 +99,9 @@ fn score(
         let labels = &labels[index * each..][..each];
         match metric {
             Metric::Top1 => sum += f64::from(u8::from(top(&answer) == Some(labels[0]))),
-            Metric::Mae => sum += answer.iter().zip(labels).map(|(a, l)| (a - l).abs()).sum::<f64>(),
+            Metric::Mae => {
+                sum += answer.iter().zip(labels).map(|(a, l)| (a - l).abs()).sum::<f64>()
+            }
         }
         elements += each;
     }

@@ -41,10 +41,28 @@ fn role(node: &NodeProto) -> Role {
         | "Reshape" | "Transpose" | "Concat" | "Flatten" | "Squeeze" | "Unsqueeze" | "Slice"
         | "Split" | "Gather" | "Expand" | "Tile" | "Pad" | "Identity" | "DepthToSpace"
         | "SpaceToDepth" | "Where" => Role::Follows,
-        "Softmax" | "LogSoftmax" | "Exp" | "Log" | "Pow" | "Sqrt" | "Div" | "Reciprocal"
-        | "Softplus" | "Erf" | "AveragePool" | "GlobalAveragePool" | "LpPool" | "CumSum"
-        | "BatchNormalization" | "InstanceNormalization" | "LayerNormalization"
-        | "GroupNormalization" | "LpNormalization" | "LRN" | "Mean" | "Sum" => Role::Wide,
+        "Softmax"
+        | "LogSoftmax"
+        | "Exp"
+        | "Log"
+        | "Pow"
+        | "Sqrt"
+        | "Div"
+        | "Reciprocal"
+        | "Softplus"
+        | "Erf"
+        | "AveragePool"
+        | "GlobalAveragePool"
+        | "LpPool"
+        | "CumSum"
+        | "BatchNormalization"
+        | "InstanceNormalization"
+        | "LayerNormalization"
+        | "GroupNormalization"
+        | "LpNormalization"
+        | "LRN"
+        | "Mean"
+        | "Sum" => Role::Wide,
         op if op.starts_with("Reduce") => Role::Wide,
         _ => Role::Unknown,
     }

@@ -240,10 +240,12 @@ fn cut((low, high): (f32, f32), bins: &[u64], share: f64) -> (f32, f32) {
     // How many whole bins hold no more than what is cut off.
     let beyond = |counts: &mut dyn Iterator<Item = &u64>| {
         let mut seen = 0u64;
-        counts.take_while(|&&count| {
-            seen = seen.saturating_add(count);
-            seen <= aside
-        }).count()
+        counts
+            .take_while(|&&count| {
+                seen = seen.saturating_add(count);
+                seen <= aside
+            })
+            .count()
     };
     let (below, above) = (beyond(&mut bins.iter()), beyond(&mut bins.iter().rev()));
     let cut_low = f64::from(low) + below as f64 * width;
@@ -310,7 +312,8 @@ impl QdqWriter {
             let bias: Vec<f32> = bias.into_iter().map(|b| b as f32 * beta).collect();
             bias.iter().all(|b| b.is_finite()).then_some((name.to_owned(), bias))
         });
-        let scales = weight_scales(&weights, channels, steps, bias.as_ref().map(|b| b.1.as_slice()));
+        let scales =
+            weight_scales(&weights, channels, steps, bias.as_ref().map(|b| b.1.as_slice()));
         node.input[0] = self.value(&target.input, steps);
         node.input[1] = self.weights(&graph.initializer[target.weights], &weights, target, &scales);
         node.attribute.retain(|a| a.name != "alpha");
@@ -370,9 +373,10 @@ impl QdqWriter {
         let quantised = self.name(&tensor.name, "q");
         self.made.push(constant(&quantised, DataType::Int8, &tensor.dims, &steps));
         let zeros = vec![0i8; scales.len()];
-        let name = self.dequantise(&tensor.name, &quantised, scales, target.channels.axis, &|name| {
-            constant(name, DataType::Int8, &[zeros.len() as i64], &zeros)
-        });
+        let name =
+            self.dequantise(&tensor.name, &quantised, scales, target.channels.axis, &|name| {
+                constant(name, DataType::Int8, &[zeros.len() as i64], &zeros)
+            });
         self.weights.insert(key, (scales.to_vec(), name.clone()));
         name
     }

@@ -155,8 +155,7 @@ impl Optimizer {
         if let Some(graph) = &mut proto.graph {
             can_be_written(graph)?;
             graph.value_info.clear();
-            let constants: Vec<String> =
-                graph.initializer.iter().map(|t| t.name.clone()).collect();
+            let constants: Vec<String> = graph.initializer.iter().map(|t| t.name.clone()).collect();
             let constants: std::collections::HashSet<&String> = constants.iter().collect();
             graph.input.retain(|input| !constants.contains(&input.name));
         }

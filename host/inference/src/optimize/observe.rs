@@ -24,9 +24,9 @@ impl Observer {
         let (mut proto, info) = front::open(&onnx, limits)?;
         if let Some(graph) = &mut proto.graph {
             let shown = names.iter().cloned();
-            graph.output.extend(
-                shown.map(|name| ValueInfoProto { name, ..ValueInfoProto::default() }),
-            );
+            graph
+                .output
+                .extend(shown.map(|name| ValueInfoProto { name, ..ValueInfoProto::default() }));
         }
         front::rewrite(&mut proto);
         let model = Interpreted::new(&onnx, &proto, limits)?;

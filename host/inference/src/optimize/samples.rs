@@ -49,7 +49,8 @@ impl Samples {
             };
             let others = *len.get_or_insert(count);
             if others != count {
-                let reason = format!("{count} samples for {name:?}, but {others} for another input");
+                let reason =
+                    format!("{count} samples for {name:?}, but {others} for another input");
                 return Err(failed(reason));
             }
             let mut dims = sample.to_vec();
