@@ -308,7 +308,7 @@ fn stamp(optimizer: &mut Optimizer, source: &str, score: Option<Score>) -> anyho
     optimizer.stamp("passes", &serde_json::to_string(&passes)?);
     if let Some(score) = score {
         optimizer.stamp("score", &serde_json::to_string(&score)?);
-        optimizer.stamp("delta", &(-score.drop).to_string());
+        optimizer.stamp("delta", &(score.after - score.before).to_string());
     }
     Ok(())
 }
