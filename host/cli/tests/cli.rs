@@ -181,3 +181,73 @@ fn a_missing_input_is_said_before_anything_is_compiled() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("cannot read none.csv"));
     assert!(refused.stdout.is_empty());
 }
+
+/// An f32 `.npy` file.
+fn npy(path: &Path, shape: &str, values: &[f32]) {
+    let mut file = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
+    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape}), }}");
+    file.extend(format!("{header:<117}\n").bytes());
+    file.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+    fs::write(path, file).unwrap();
+}
+
+#[test]
+fn a_model_is_optimised_within_a_tolerance_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let model =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/vision-digits/models/digits-cnn.onnx");
+    let input = &json(at, &["onnx", "inspect", model, "--json"])[0]["inputs"][0];
+    let dims: Vec<u64> =
+        input["shape"].as_array().unwrap().iter().map(|d| d.as_u64().unwrap_or(1)).collect();
+    let len: u64 = dims.iter().product();
+    let sample: Vec<String> = dims.iter().skip(1).map(u64::to_string).collect();
+    let values: Vec<f32> = (0..4 * len).map(|i| (i * 37 % 101) as f32 / 101.0).collect();
+    npy(&at.join("x.npy"), &format!("4, {}", sample.join(", ")), &values);
+    // What float16 gives is not right to the last digit.
+    npy(&at.join("zeros.npy"), "40,", &[0.0; 40]);
+    let optimize = |last: &[&str]| {
+        let shared = ["onnx", "optimize", model, "-o", "small.onnx", "--json"];
+        run(at, &[&shared[..], last].concat())
+    };
+    let gate = ["--f16", "--labelled", "x.npy", "--labels", "zeros.npy", "--metric", "mae"];
+    let refused = optimize(&[&gate[..], &["--max-drop", "-1000"]].concat());
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stdout).unwrap();
+    assert!(said.contains("not written"), "{said}");
+    assert_eq!(fs::read_dir(at).unwrap().count(), 2, "nothing was written");
+
+    let made = optimize(&[&gate[..], &["--max-drop", "1"]].concat());
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let report: Value = serde_json::from_slice(&made.stdout).unwrap();
+    let passes: Vec<&str> =
+        report["passes"].as_array().unwrap().iter().map(|p| p["pass"].as_str().unwrap()).collect();
+    assert_eq!(passes, ["identities", "fold", "fuse", "dead", "f16"]);
+    assert!(report["output_bytes"].as_u64().unwrap() < report["source_bytes"].as_u64().unwrap());
+    let first = fs::read(at.join("small.onnx")).unwrap();
+    let source = report["source"].as_str().unwrap();
+    for said in ["headland.optimize.source", source, "headland.optimize.delta"] {
+        assert!(first.windows(said.len()).any(|w| w == said.as_bytes()), "{said}");
+    }
+
+    let int8 = ["--int8", "--calibrate", "x.npy"];
+    let there = optimize(&int8);
+    assert_eq!(there.status.code(), Some(1));
+    assert_eq!(fs::read(at.join("small.onnx")).unwrap(), first);
+    assert!(optimize(&[&int8[..], &["--force"]].concat()).status.success());
+    let operators = &json(at, &["onnx", "inspect", "small.onnx", "--json"])[0]["operators"];
+    assert!(operators["QuantizeLinear"].as_u64().unwrap() > 0, "{operators}");
+}
+
+#[test]
+fn pruning_is_reported_and_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let model =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/vision-digits/models/digits-cnn.onnx");
+    let args = ["onnx", "optimize", model, "--prune-report", "--json"];
+    let report = &json(folder.path(), &args)[0];
+    let rows = report["pruning"].as_array().unwrap();
+    assert!(rows.iter().any(|row| row["channels"].is_u64()), "{rows:?}");
+    assert!(report["output"].is_null());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}

@@ -27,6 +27,7 @@ pub mod gpu;
 mod graph;
 mod interpreter;
 mod limits;
+pub mod optimize;
 mod session;
 mod set;
 mod value;

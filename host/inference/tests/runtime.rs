@@ -354,3 +354,47 @@ fn a_tensor_is_read_from_both_encodings() {
     };
     assert_eq!(tensor_from_onnx(&bits.encode_to_vec()).unwrap().1.to_f64(), [1.5]);
 }
+
+#[test]
+fn a_convolution_is_taken_from_a_constant_and_not_the_other_way_round() {
+    let graph = graph(
+        vec![value("x", DataType::Float, &["1", "1", "2", "2"])],
+        vec![value("y", DataType::Float, &["1", "2", "2", "2"])],
+        vec![node("Conv", &["x", "w"], &["c"]), node("Sub", &["k", "c"], &["y"])],
+        vec![f32s("w", &[2, 1, 1, 1], &[1.0, 2.0]), f32s("k", &[2, 1, 1], &[10.0, 20.0])],
+    );
+    let model = load(&bytes(&model(graph)));
+    let x = [named("x", f32_tensor(&[1, 1, 2, 2], &[1.0, 2.0, 3.0, 4.0]))];
+    assert_eq!(floats(&model.run(&x).unwrap()), [9.0, 8.0, 7.0, 6.0, 18.0, 16.0, 14.0, 12.0]);
+    assert_eq!(model.engine().name, "cpu, by tract");
+}
+
+#[test]
+fn gemm_is_planned_over_float16() {
+    let mut gemm = node("Gemm", &["x16", "w", "b"], &["y16"]);
+    gemm.attribute = vec![float("alpha", 0.5), float("beta", 2.0), int("transB", 1)];
+    let mut down = node("Cast", &["x"], &["x16"]);
+    down.attribute = vec![int("to", DataType::Float16 as i64)];
+    let mut up = node("Cast", &["y16"], &["y"]);
+    up.attribute = vec![int("to", DataType::Float as i64)];
+    let halves = |name: &str, dims: &[i64], values: &[f32]| TensorProto {
+        name: name.to_owned(),
+        data_type: DataType::Float16 as i32,
+        dims: dims.to_vec(),
+        raw_data: values.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect(),
+        ..Default::default()
+    };
+    let graph = graph(
+        vec![value("x", DataType::Float, &["1", "2"])],
+        vec![value("y", DataType::Float, &["1", "3"])],
+        vec![down, gemm, up],
+        vec![
+            halves("w", &[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+            halves("b", &[3], &[0.5, 1.0, 1.5]),
+        ],
+    );
+    let model = load(&bytes(&model(graph)));
+    let outputs = model.run(&[named("x", f32_tensor(&[1, 2], &[2.0, 4.0]))]).unwrap();
+    assert_eq!(floats(&outputs), [6.0, 13.0, 20.0]);
+    assert_eq!(model.engine().name, "cpu, by tract");
+}

@@ -2,6 +2,7 @@
 
 mod explain;
 mod inspect;
+mod optimize;
 mod run;
 mod test;
 
@@ -37,6 +38,12 @@ pub enum OnnxCommand {
     /// printed is what happened: a branch that these inputs do not take is not
     /// in it.
     Explain(explain::ExplainArgs),
+    /// Make a smaller or faster model: fold, fuse, float16, int8.
+    ///
+    /// What was done is in the new model's metadata, under
+    /// `headland.optimize.`: the SHA-256 of the model that it was made from,
+    /// the passes, and the accuracy where it was measured.
+    Optimize(Box<optimize::OptimizeArgs>),
     /// Print a model's inputs, outputs, operator sets and operators.
     Inspect {
         /// The ONNX file.
@@ -53,6 +60,7 @@ pub fn run(command: OnnxCommand, out: Output) -> anyhow::Result<ExitCode> {
         OnnxCommand::Run(args) => run::run(&args, out),
         OnnxCommand::Test(args) => test::run(&args, out),
         OnnxCommand::Explain(args) => explain::run(&args, out),
+        OnnxCommand::Optimize(args) => optimize::run(&args, out),
         OnnxCommand::Inspect { model } => inspect::run(&model, out),
     }
 }

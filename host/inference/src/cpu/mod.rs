@@ -7,6 +7,8 @@
 
 mod branch;
 mod deadline;
+mod gemm;
+mod minus;
 mod plan;
 mod quantize;
 mod tensor;
@@ -184,7 +186,9 @@ impl TractModel {
     ) -> Result<Self, InferenceError> {
         let mut tract = tract_onnx::onnx().with_ignore_value_info(true);
         tract.op_register.insert("If", branch::build);
+        tract.op_register.insert("Gemm", gemm::build);
         tract.op_register.insert("QuantizeLinear", quantize::build);
+        tract.op_register.insert("Sub", minus::build);
         check_operators(proto, &tract)?;
         let mut parsed = contained("reading the graph", || tract.parse(proto, None))?
             .map_err(|e| InferenceError::unsupported("graph", "", chain(&e)))?;

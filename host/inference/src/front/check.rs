@@ -13,14 +13,14 @@ use crate::{InferenceError, LoadLimits};
 /// What a model is made of, counted over all its graphs.
 #[derive(Default)]
 pub(crate) struct Census {
-    pub(super) operators: BTreeMap<String, u64>,
-    pub(super) parameters: u64,
-    pub(super) parameter_bytes: u64,
-    nodes: u64,
+    pub(crate) operators: BTreeMap<String, u64>,
+    pub(crate) parameters: u64,
+    pub(crate) parameter_bytes: u64,
+    pub(crate) nodes: u64,
 }
 
 /// Check a model; move every constant's data to `raw_data`.
-pub(super) fn model(proto: &mut ModelProto, limits: &LoadLimits) -> Result<Census, InferenceError> {
+pub(crate) fn model(proto: &mut ModelProto, limits: &LoadLimits) -> Result<Census, InferenceError> {
     if proto.opset_import.is_empty() {
         return Err(InferenceError::malformed("the model imports no operator set"));
     }

@@ -10,12 +10,12 @@ mod defaults;
 mod functions;
 mod hints;
 mod losses;
-mod nodes;
+pub(crate) mod nodes;
 mod norms;
 pub(crate) mod tensor;
 mod wire;
 
-pub(crate) use check::{Census, label};
+pub(crate) use check::{Census, label, model as check};
 
 use std::collections::BTreeMap;
 

@@ -54,6 +54,8 @@ pub(super) fn graph(graph: &mut Graph, run: &Run<'_>) {
     graph.constants.retain(|(slot, _)| read[*slot]);
 }
 
-fn is_random(op: &str) -> bool {
+/// Whether an operator gives something else every time, or is there for
+/// training.
+pub(crate) fn is_random(op: &str) -> bool {
     op.starts_with("Random") || matches!(op, "Bernoulli" | "Multinomial" | "Dropout")
 }

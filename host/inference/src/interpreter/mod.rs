@@ -12,6 +12,8 @@ mod error;
 mod fold;
 pub(crate) mod ops;
 
+pub(crate) use fold::is_random;
+
 use std::{cell::Cell, sync::Arc, time::Instant};
 
 use headland_tensor::{NamedTensors, Tensor};
@@ -228,6 +230,17 @@ pub(crate) use crate::gpu::Lane;
 /// There is no device without the `gpu` feature.
 #[cfg(not(feature = "gpu"))]
 pub(crate) enum Lane {}
+
+/// What a graph gives that is fed nothing.
+pub(crate) fn evaluate(
+    proto: &tract_onnx::pb::ModelProto,
+    limits: &LoadLimits,
+) -> Result<Vec<Value>, InferenceError> {
+    let graph = Graph::new(proto)?;
+    check_operators(&graph)?;
+    let run = Run { limits, deadline: None, lane: None, live_bytes: Cell::new(0) };
+    run.graph(&graph, Vec::new(), &|_| None)
+}
 
 /// Refuse the first operator that the interpreter has not, by name.
 fn check_operators(graph: &Graph) -> Result<(), InferenceError> {

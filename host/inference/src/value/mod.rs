@@ -10,7 +10,7 @@ pub use array::{Array, Lanes, Scalar};
 pub(crate) use array::{into_parts, scalar_type, shaped, structural};
 pub use element::{Element, Small};
 pub use onnx::{Type, value_from_onnx};
-pub(crate) use onnx::{array_from_proto, interface};
+pub(crate) use onnx::{array_from_proto, interface, proto_from_array};
 
 use crate::interpreter::{OpError, OpResult};
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use bytemuck::pod_collect_to_vec;
+use bytemuck::{cast_slice, pod_collect_to_vec};
 use prost::Message;
 use tract_onnx::pb::TensorProto;
 
@@ -280,4 +280,25 @@ fn array_of(proto: &TensorProto, element: Element, shape: &[usize]) -> OpResult<
         }
     };
     Array::from_lanes(element, shape, lanes)
+}
+
+/// A tensor of that name; `None` for numbers that share bytes in ONNX's storage.
+pub(crate) fn proto_from_array(name: &str, array: &Array) -> Option<TensorProto> {
+    let mut proto = TensorProto {
+        name: name.to_owned(),
+        data_type: array.element().to_onnx(),
+        dims: array.shape().iter().map(|&d| i64::try_from(d).ok()).collect::<Option<_>>()?,
+        ..TensorProto::default()
+    };
+    match (array.element(), array.lanes()) {
+        (Element::Small(_), _) => return None,
+        (_, Lanes::Text(texts)) => {
+            proto.string_data = texts.iter().map(|t| t.as_bytes().to_vec()).collect();
+        }
+        (_, Lanes::One(lanes)) => proto.raw_data = lanes.to_vec(),
+        (_, Lanes::Two(lanes)) => proto.raw_data = cast_slice(lanes).to_vec(),
+        (_, Lanes::Four(lanes)) => proto.raw_data = cast_slice(lanes).to_vec(),
+        (_, Lanes::Eight(lanes)) => proto.raw_data = cast_slice(lanes).to_vec(),
+    }
+    Some(proto)
 }
