@@ -81,6 +81,18 @@ pub enum InferenceError {
         /// The limit.
         allowed: u64,
     },
+    /// A set of models has no room for one more.
+    #[error("model {model:?} needs {needed} bytes; {available} of the budget of {budget} are free")]
+    OverBudget {
+        /// The name that it was to have.
+        model: String,
+        /// What it takes, in bytes.
+        needed: u64,
+        /// What is free, in bytes.
+        available: u64,
+        /// What all models may take together, in bytes.
+        budget: u64,
+    },
     /// The run was stopped at its deadline.
     #[error("the run took longer than the {allowed:?} allowed, and was stopped before {next}")]
     DeadlineExceeded {
@@ -118,6 +130,7 @@ impl InferenceError {
             Self::WrongDType { .. } => "wrong-dtype",
             Self::WrongShape { .. } => "wrong-shape",
             Self::OverLimit { .. } => "over-limit",
+            Self::OverBudget { .. } => "over-budget",
             Self::DeadlineExceeded { .. } => "deadline-exceeded",
             Self::Device { .. } => "device-failed",
             Self::Failed { .. } => "failed",

@@ -16,6 +16,8 @@
 
 #[cfg(feature = "gpu")]
 mod auto;
+#[cfg(not(target_family = "wasm"))]
+mod batch;
 pub mod case;
 mod cpu;
 mod deadline;
@@ -28,18 +30,24 @@ mod graph;
 mod interpreter;
 mod limits;
 pub mod optimize;
+#[cfg(not(target_family = "wasm"))]
+mod parallel;
 mod session;
 mod set;
 mod value;
 
 #[cfg(feature = "gpu")]
 pub use auto::{AutoExecutor, Measurement, Memory};
+#[cfg(not(target_family = "wasm"))]
+pub use batch::{BatchOptions, BatchStatistics, Batcher};
 pub use cpu::CpuExecutor;
 pub use error::InferenceError;
 pub use executor::{Dimension, Engine, Executor, Model, ModelInfo, TensorInfo};
 pub use front::tensor::tensor_from_onnx;
 pub use interpreter::{Interpreted, InterpretingExecutor, OpError, OpResult};
 pub use limits::LoadLimits;
+#[cfg(not(target_family = "wasm"))]
+pub use parallel::Parallel;
 pub use session::{Session, State, StateBinding};
 pub use set::ModelSet;
 pub use value::{Array, Element, Key, Lanes, Scalar, Small, Type, Value, value_from_onnx};

@@ -20,7 +20,9 @@ impl From<InferenceError> for wit::InferenceError {
             | InferenceError::DuplicateInput { .. } => Self::BadInput(message),
             InferenceError::WrongDType { .. } => Self::WrongDtype(message),
             InferenceError::WrongShape { .. } => Self::WrongShape(message),
-            InferenceError::OverLimit { .. } => Self::OutOfMemory(message),
+            InferenceError::OverLimit { .. } | InferenceError::OverBudget { .. } => {
+                Self::OutOfMemory(message)
+            }
             InferenceError::DeadlineExceeded { .. } => Self::DeadlineExceeded,
             _ => Self::Failed(message),
         }
