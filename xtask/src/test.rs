@@ -1,11 +1,7 @@
 //! `cargo xtask test`: the workspace's tests, other people's answers, the
 //! examples, and the commands that the READMEs tell people to type.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 
@@ -188,19 +184,13 @@ fn ask_judges(workspace: &Workspace, tally: &mut Tally) {
         println!("        {}", said.lines().next_back().unwrap_or_default());
         Ok(())
     });
-    let models = workspace.root.join("../shared/models");
-    if models.is_dir() {
-        tally.check("models in the wild agree with ONNX Runtime", || {
-            let mut files: Vec<PathBuf> = fs::read_dir(&models)?
-                .map(|entry| entry.map(|e| e.path()))
-                .collect::<std::io::Result<_>>()?;
-            files.retain(|path| path.extension().is_some_and(|e| e == "onnx"));
-            files.sort();
-            ensure!(!files.is_empty(), "no model in {}", models.display());
-            run(judge("ort_judge.py").args(files)).map(drop)
-        });
-    } else {
-        tally.skip("models in the wild", "shared/models is not beside the checkout");
+    match workspace.shared_models() {
+        Ok(models) if models.is_empty() => {
+            tally.skip("models in the wild", "shared/models is not beside the checkout");
+        }
+        models => tally.check("models in the wild agree with ONNX Runtime", || {
+            run(judge("ort_judge.py").args(models?)).map(drop)
+        }),
     }
 }
 

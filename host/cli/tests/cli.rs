@@ -181,3 +181,20 @@ fn a_missing_input_is_said_before_anything_is_compiled() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("cannot read none.csv"));
     assert!(refused.stdout.is_empty());
 }
+
+#[test]
+fn a_model_is_measured_on_inputs_that_fit_it() {
+    let model =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/vision-digits/models/digits-cnn.onnx");
+    let folder = tempfile::tempdir().unwrap();
+    let bench = ["onnx", "bench", model, "--runs", "3", "--json"];
+    let measured = &json(folder.path(), &bench)[0];
+    assert_eq!(measured["runs"], 3);
+    let us = |field: &str| measured[field].as_f64().unwrap();
+    assert!(0.0 < us("min_us") && us("min_us") <= us("median_us"), "{measured}");
+    assert!(us("median_us") <= us("p95_us"), "{measured}");
+    let refused = run(folder.path(), &[&bench[..], &["--size", "nothing=2"]].concat());
+    let said: Value = serde_json::from_slice(&refused.stdout).unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said["error"].to_string().contains("nothing"), "{said}");
+}

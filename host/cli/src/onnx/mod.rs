@@ -1,6 +1,8 @@
-//! `headland onnx`: run, test and describe ONNX models without a package.
+//! `headland onnx`: run, test, measure and describe ONNX models without a package.
 
+mod bench;
 mod explain;
+mod inputs;
 mod inspect;
 mod run;
 mod test;
@@ -20,7 +22,7 @@ use headland_inference::{
 
 use crate::output::Output;
 
-/// Run, test and describe ONNX models.
+/// Run, test, measure and describe ONNX models.
 #[derive(Debug, Subcommand)]
 pub enum OnnxCommand {
     /// Run a model once on .npy inputs and write its outputs as .npy files.
@@ -33,10 +35,16 @@ pub enum OnnxCommand {
     Test(test::TestArgs),
     /// Say for each node of a model where it runs, and why.
     ///
-    /// The model is run once on zeros, symbolic dimensions as 1, and what is
-    /// printed is what happened: a branch that these inputs do not take is not
-    /// in it.
+    /// The model is run once, on zeros for inputs that are not given, and what
+    /// is printed is what happened: a branch that these inputs do not take is
+    /// not in it.
     Explain(explain::ExplainArgs),
+    /// Measure how long models take to load and to run.
+    ///
+    /// Each model is loaded once and run on the same inputs over and over, one
+    /// run after the other. Inputs that are not given are drawn by a fixed
+    /// seed: floats of 1 to 2 with either sign, integers of 0 and 1.
+    Bench(bench::BenchArgs),
     /// Print a model's inputs, outputs, operator sets and operators.
     Inspect {
         /// The ONNX file.
@@ -53,6 +61,7 @@ pub fn run(command: OnnxCommand, out: Output) -> anyhow::Result<ExitCode> {
         OnnxCommand::Run(args) => run::run(&args, out),
         OnnxCommand::Test(args) => test::run(&args, out),
         OnnxCommand::Explain(args) => explain::run(&args, out),
+        OnnxCommand::Bench(args) => bench::run(&args, out),
         OnnxCommand::Inspect { model } => inspect::run(&model, out),
     }
 }

@@ -8,7 +8,7 @@ use headland_inference::{Engine, LoadLimits};
 use headland_tensor::{DType, NamedTensors};
 use serde::Serialize;
 
-use super::{On, read_model};
+use super::{On, inputs::parse_file, read_model};
 use crate::{npy, output::Output};
 
 /// Arguments of `onnx run`.
@@ -17,22 +17,13 @@ pub struct RunArgs {
     /// The ONNX file.
     model: PathBuf,
     /// An input's name in the model and its file; once for each input.
-    #[arg(long = "input", value_name = "NAME=FILE.npy", value_parser = parse_input)]
+    #[arg(long = "input", value_name = "NAME=FILE.npy", value_parser = parse_file)]
     inputs: Vec<(String, PathBuf)>,
     /// Where to write one NAME.npy for each output; `/` in a name becomes `_`.
     #[arg(long, value_name = "DIR")]
     output_dir: PathBuf,
     #[command(flatten)]
     on: On,
-}
-
-fn parse_input(text: &str) -> Result<(String, PathBuf), String> {
-    match text.split_once('=') {
-        Some((name, file)) if !name.is_empty() && !file.is_empty() => {
-            Ok((name.to_owned(), PathBuf::from(file)))
-        }
-        _ => Err("expected NAME=FILE.npy".to_owned()),
-    }
 }
 
 #[derive(Serialize)]
