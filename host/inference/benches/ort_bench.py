@@ -148,7 +148,7 @@ def devices(args):
     labels = {}
     for device in wanted:
         adapter = by_selector.get(device)
-        software = " (in software)" if device == "gpu:software" else ""
+        software = ", in software" if device == "gpu:software" else ""
         labels[device] = f"{adapter['name']}{software}" if adapter else device
     return labels
 
