@@ -9,6 +9,7 @@ mod branch;
 mod deadline;
 mod plan;
 mod quantize;
+mod registers;
 mod tensor;
 
 use std::{
