@@ -1,13 +1,15 @@
-//! `cargo xtask bench`: the figures that the README quotes.
+//! `cargo xtask bench`: the figures that the README quotes, and models beside
+//! ONNX Runtime.
 
 use std::{fs, process::Command};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::{
     examples::{EXAMPLES, Trust},
     plugins,
     process::{run, step},
+    setup::{JUDGES, Presence, ensure_present, python},
     workspace::{Workspace, cargo},
 };
 
@@ -35,6 +37,35 @@ pub fn main(workspace: &Workspace) -> Result<()> {
                 .current_dir(&workspace.root))
         })?;
         println!("{figures}");
+    }
+    Ok(())
+}
+
+/// Measure models on every device beside ONNX Runtime: those in
+/// `../shared/models`, or else the examples'.
+pub fn inference(workspace: &Workspace) -> Result<()> {
+    plugins::build_cli(workspace)?;
+    if let Presence::Absent(reason) = ensure_present(workspace, &JUDGES)? {
+        bail!("nothing to measure beside: {reason}");
+    }
+    let mut models = workspace.shared_models()?;
+    if models.is_empty() {
+        for example in &EXAMPLES {
+            models.extend(example.models(workspace)?);
+        }
+    }
+    let folder = workspace.target.join("bench");
+    let figures = step(&format!("measuring {} models (minutes)", models.len()), || {
+        run(Command::new(python(workspace))
+            .arg(workspace.root.join("host/inference/benches/ort_bench.py"))
+            .arg(workspace.headland())
+            .args(models)
+            .arg("--out")
+            .arg(&folder))
+    })?;
+    println!("{figures}");
+    for file in ["inference.md", "inference.svg", "inference.json"] {
+        println!("{}", folder.join(file).display());
     }
     Ok(())
 }

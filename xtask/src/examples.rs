@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     process::{finish, run},
-    workspace::{Workspace, array},
+    workspace::{Workspace, array, onnx_files},
 };
 
 /// One folder under `examples/`.
@@ -115,6 +115,11 @@ impl Example {
         workspace.root.join("examples").join(self.name)
     }
 
+    /// The package's models, sorted.
+    pub fn models(&self, workspace: &Workspace) -> Result<Vec<PathBuf>> {
+        onnx_files(&self.folder(workspace).join("models"))
+    }
+
     /// Build, sign and verify the package in `folder`.
     pub fn package(&self, workspace: &Workspace, trust: &Trust, folder: &Path) -> Result<PathBuf> {
         let package = folder.join(self.name).with_extension("tar");
@@ -166,12 +171,7 @@ impl Example {
     /// Change one byte in the middle of the package's first model, and give
     /// the reason for which `headland run` refuses it.
     pub fn tamper(&self, workspace: &Workspace, trust: &Trust, package: &Path) -> Result<String> {
-        let models = self.folder(workspace).join("models");
-        let mut onnx: Vec<PathBuf> = fs::read_dir(&models)?
-            .map(|entry| entry.map(|e| e.path()))
-            .collect::<std::io::Result<_>>()?;
-        onnx.retain(|path| path.extension().is_some_and(|e| e == "onnx"));
-        onnx.sort();
+        let onnx = self.models(workspace)?;
         let model = fs::read(onnx.first().context("the example has no model")?)?;
         let mut bytes = fs::read(package)?;
         let start = bytes

@@ -31,6 +31,8 @@ Usage: cargo xtask <verb>
   demo     build, sign, verify and run both examples; tamper with one; report
   test     every test of the workspace, the judges and the examples
   bench    the figures that the README quotes
+  bench inference
+           models on every device beside ONNX Runtime, as a table and a chart
   ci       formatting, lints, licences, test and demo
 
 A prerequisite that cannot be got is left out with a reason; where CI=true it
@@ -40,12 +42,14 @@ is a failure.
 fn main() -> ExitCode {
     let mut arguments = env::args().skip(1);
     let verb = arguments.next();
-    let result = match (verb.as_deref(), arguments.next()) {
+    let object = arguments.next();
+    let result = match (verb.as_deref(), object.as_deref()) {
         (Some("setup"), None) => with_workspace(setup::main),
         (Some("plugins"), None) => with_workspace(plugins::main),
         (Some("demo"), None) => with_workspace(demo::main),
         (Some("test"), None) => with_workspace(test::main),
         (Some("bench"), None) => with_workspace(bench::main),
+        (Some("bench"), Some("inference")) => with_workspace(bench::inference),
         (Some("ci"), None) => with_workspace(ci::main),
         (Some("help" | "--help" | "-h"), None) => {
             println!("{USAGE}");

@@ -1,11 +1,7 @@
 //! `cargo xtask test`: the workspace's tests, other people's answers, the
 //! examples, and the commands that the READMEs tell people to type.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 
@@ -191,7 +187,7 @@ fn ask_judges(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
         command
     };
     let vulkan = ensure_present(workspace, &VULKAN)?;
-    let models = models_in_the_wild(workspace)?;
+    let models = workspace.shared_models()?;
     for device in RUNTIMES {
         let nodes = format!("ONNX's node tests on {device}");
         let wild = format!("models in the wild agree with ONNX Runtime on {device}");
@@ -221,21 +217,6 @@ fn ask_judges(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
         Ok(())
     });
     Ok(())
-}
-
-/// Real models that lie beside the checkout, if they do.
-fn models_in_the_wild(workspace: &Workspace) -> Result<Vec<PathBuf>> {
-    let models = workspace.root.join("../shared/models");
-    if !models.is_dir() {
-        return Ok(Vec::new());
-    }
-    let mut files: Vec<PathBuf> = fs::read_dir(&models)?
-        .map(|entry| entry.map(|e| e.path()))
-        .collect::<std::io::Result<_>>()?;
-    files.retain(|path| path.extension().is_some_and(|e| e == "onnx"));
-    files.sort();
-    ensure!(!files.is_empty(), "no model in {}", models.display());
-    Ok(files)
 }
 
 #[cfg(test)]

@@ -69,6 +69,18 @@ impl Workspace {
         self.target.join("release").join(format!("headland{}", env::consts::EXE_SUFFIX))
     }
 
+    /// Models from elsewhere, for tests and measurements, sorted; none where
+    /// `../shared/models` is not beside the checkout.
+    pub fn shared_models(&self) -> Result<Vec<PathBuf>> {
+        let folder = self.root.join("../shared/models");
+        if !folder.is_dir() {
+            return Ok(Vec::new());
+        }
+        let models = onnx_files(&folder)?;
+        ensure!(!models.is_empty(), "no model in {}", folder.display());
+        Ok(models)
+    }
+
     /// An empty folder of this name for what one run leaves behind.
     pub fn fresh_folder(&self, name: &str) -> Result<PathBuf> {
         let folder = self.target.join("xtask").join(name);
@@ -88,6 +100,17 @@ impl Workspace {
             .or_else(|| Some(env::home_dir()?.join(".cache/headland")))
             .unwrap_or_else(|| self.target.join("headland-cache"))
     }
+}
+
+/// The ONNX files in a folder, sorted.
+pub fn onnx_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let read = || -> std::io::Result<Vec<PathBuf>> {
+        fs::read_dir(folder)?.map(|entry| entry.map(|e| e.path())).collect()
+    };
+    let mut files = read().with_context(|| format!("cannot read {}", folder.display()))?;
+    files.retain(|path| path.extension().is_some_and(|e| e == "onnx"));
+    files.sort();
+    Ok(files)
 }
 
 /// The cargo that started this process.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod devices;
+mod draw;
 mod host;
 mod keygen;
 mod npy;

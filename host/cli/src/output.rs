@@ -10,6 +10,8 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use crate::draw::Draw;
+
 /// How a command was asked to speak.
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
@@ -180,8 +182,7 @@ pub struct Samples {
     kept: Vec<u64>,
     count: u64,
     max_ns: u64,
-    /// State of the generator that draws.
-    draws: u64,
+    draw: Draw,
 }
 
 impl Samples {
@@ -193,19 +194,10 @@ impl Samples {
             self.kept.push(duration_ns);
             return;
         }
-        let at = self.draw() % self.count;
+        let at = self.draw.bits() % self.count;
         if let Some(kept) = usize::try_from(at).ok().and_then(|at| self.kept.get_mut(at)) {
             *kept = duration_ns;
         }
-    }
-
-    /// The next number of SplitMix64: even enough to draw by, and the same
-    /// every time.
-    fn draw(&mut self) -> u64 {
-        self.draws = self.draws.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.draws ^ (self.draws >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
     }
 
     /// Their percentiles.

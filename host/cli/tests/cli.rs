@@ -250,4 +250,20 @@ fn pruning_is_reported_and_writes_nothing() {
     assert!(rows.iter().any(|row| row["channels"].is_u64()), "{rows:?}");
     assert!(report["output"].is_null());
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+
+#[test]
+fn a_model_is_measured_on_inputs_that_fit_it() {
+    let model =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/vision-digits/models/digits-cnn.onnx");
+    let folder = tempfile::tempdir().unwrap();
+    let bench = ["onnx", "bench", model, "--runs", "3", "--json"];
+    let measured = &json(folder.path(), &bench)[0];
+    assert_eq!(measured["runs"], 3);
+    let us = |field: &str| measured[field].as_f64().unwrap();
+    assert!(0.0 < us("min_us") && us("min_us") <= us("median_us"), "{measured}");
+    assert!(us("median_us") <= us("p95_us"), "{measured}");
+    let refused = run(folder.path(), &[&bench[..], &["--size", "nothing=2"]].concat());
+    let said: Value = serde_json::from_slice(&refused.stdout).unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said["error"].to_string().contains("nothing"), "{said}");
 }

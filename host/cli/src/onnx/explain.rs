@@ -5,13 +5,16 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Context;
 use clap::Args;
 use headland_inference::{
-    Dimension, LoadLimits, Model, ModelInfo,
+    LoadLimits, Model,
     gpu::{GpuExecutor, Place, Placement, Transfers},
 };
-use headland_tensor::{NamedTensors, Shape, Tensor};
 use serde::Serialize;
 
-use super::{On, read_model};
+use super::{
+    On,
+    inputs::{Fill, Inputs},
+    read_model,
+};
 use crate::output::Output;
 
 /// Arguments of `onnx explain`.
@@ -19,6 +22,8 @@ use crate::output::Output;
 pub struct ExplainArgs {
     /// The ONNX file.
     model: PathBuf,
+    #[command(flatten)]
+    inputs: Inputs,
     #[command(flatten)]
     on: On,
 }
@@ -37,13 +42,13 @@ pub fn run(args: &ExplainArgs, out: Output) -> anyhow::Result<ExitCode> {
     let onnx = read_model(&args.model)?;
     let limits = LoadLimits::default();
     let loading = || format!("loading {}", args.model.display());
-    let running = || format!("running {} on zeros", args.model.display());
+    let running = || format!("running {}", args.model.display());
     let on_device = !matches!(args.on.device.as_str(), "cpu" | "interpreter" | "auto");
     let report = if on_device {
         let device = args.on.open()?;
         let name = device.name().to_owned();
         let model = GpuExecutor::new(device).load_placed(&onnx, &limits).with_context(loading)?;
-        model.run(&zeros(model.info())?).with_context(running)?;
+        model.run(&args.inputs.of(model.info(), &limits, Fill::Zeros)?).with_context(running)?;
         Report {
             device: name,
             engine: model.engine().name,
@@ -52,7 +57,7 @@ pub fn run(args: &ExplainArgs, out: Output) -> anyhow::Result<ExitCode> {
         }
     } else {
         let model = args.on.executor()?.load(&onnx, &limits).with_context(loading)?;
-        model.run(&zeros(model.info())?).with_context(running)?;
+        model.run(&args.inputs.of(model.info(), &limits, Fill::Zeros)?).with_context(running)?;
         Report {
             device: args.on.device.clone(),
             engine: model.engine().name,
@@ -80,24 +85,4 @@ pub fn run(args: &ExplainArgs, out: Output) -> anyhow::Result<ExitCode> {
     }
     let on_host = report.nodes.iter().any(|n| n.place == Place::Host);
     Ok(if args.on.strict && on_host { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// Zeros for every input of a model, symbolic dimensions as 1.
-fn zeros(info: &ModelInfo) -> anyhow::Result<NamedTensors> {
-    info.inputs
-        .iter()
-        .map(|input| {
-            let dims: Vec<u32> = input
-                .shape
-                .iter()
-                .map(|d| match d {
-                    Dimension::Fixed(size) => *size,
-                    Dimension::Symbolic(_) => 1,
-                })
-                .collect();
-            let shape = Shape::new(dims)?;
-            let bytes = vec![0u8; shape.element_count() * input.dtype.size_bytes()];
-            Ok((input.name.clone(), Tensor::new(input.dtype, shape, bytes)?))
-        })
-        .collect()
 }

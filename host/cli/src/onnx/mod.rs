@@ -1,6 +1,8 @@
-//! `headland onnx`: run, test and describe ONNX models without a package.
+//! `headland onnx`: run, test, measure and describe ONNX models without a package.
 
+mod bench;
 mod explain;
+mod inputs;
 mod inspect;
 mod optimize;
 mod run;
@@ -21,7 +23,7 @@ use headland_inference::{
 
 use crate::output::Output;
 
-/// Run, test and describe ONNX models.
+/// Run, test, measure and describe ONNX models.
 #[derive(Debug, Subcommand)]
 pub enum OnnxCommand {
     /// Run a model once on .npy inputs and write its outputs as .npy files.
@@ -34,9 +36,9 @@ pub enum OnnxCommand {
     Test(test::TestArgs),
     /// Say for each node of a model where it runs, and why.
     ///
-    /// The model is run once on zeros, symbolic dimensions as 1, and what is
-    /// printed is what happened: a branch that these inputs do not take is not
-    /// in it.
+    /// The model is run once, on zeros for inputs that are not given, and what
+    /// is printed is what happened: a branch that these inputs do not take is
+    /// not in it.
     Explain(explain::ExplainArgs),
     /// Make a smaller or faster model: fold, fuse, float16, int8.
     ///
@@ -44,6 +46,12 @@ pub enum OnnxCommand {
     /// `headland.optimize.`: the SHA-256 of the model that it was made from,
     /// the passes, and the accuracy where it was measured.
     Optimize(Box<optimize::OptimizeArgs>),
+    /// Measure how long models take to load and to run.
+    ///
+    /// Each model is loaded once and run on the same inputs over and over, one
+    /// run after the other. Inputs that are not given are drawn by a fixed
+    /// seed: floats of 1 to 2 with either sign, integers of 0 and 1.
+    Bench(bench::BenchArgs),
     /// Print a model's inputs, outputs, operator sets and operators.
     Inspect {
         /// The ONNX file.
@@ -61,6 +69,7 @@ pub fn run(command: OnnxCommand, out: Output) -> anyhow::Result<ExitCode> {
         OnnxCommand::Test(args) => test::run(&args, out),
         OnnxCommand::Explain(args) => explain::run(&args, out),
         OnnxCommand::Optimize(args) => optimize::run(&args, out),
+        OnnxCommand::Bench(args) => bench::run(&args, out),
         OnnxCommand::Inspect { model } => inspect::run(&model, out),
     }
 }

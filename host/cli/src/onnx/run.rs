@@ -8,7 +8,7 @@ use headland_inference::{Engine, LoadLimits, Model, Session, StateBinding};
 use headland_tensor::{DType, NamedTensors, Shape, Tensor};
 use serde::Serialize;
 
-use super::{On, read_model};
+use super::{On, inputs::parse_file, read_model};
 use crate::{npy, output::Output};
 
 /// Arguments of `onnx run`.
@@ -17,7 +17,7 @@ pub struct RunArgs {
     /// The ONNX file.
     model: PathBuf,
     /// An input's name in the model and its file; once for each input.
-    #[arg(long = "input", value_name = "NAME=FILE.npy", value_parser = parse_input)]
+    #[arg(long = "input", value_name = "NAME=FILE.npy", value_parser = parse_file)]
     inputs: Vec<(String, PathBuf)>,
     /// Where to write one NAME.npy for each output; `/` in a name becomes `_`.
     #[arg(long, value_name = "DIR")]
@@ -33,15 +33,6 @@ pub struct RunArgs {
     state: Vec<(String, String)>,
     #[command(flatten)]
     on: On,
-}
-
-fn parse_input(text: &str) -> Result<(String, PathBuf), String> {
-    match text.split_once('=') {
-        Some((name, file)) if !name.is_empty() && !file.is_empty() => {
-            Ok((name.to_owned(), PathBuf::from(file)))
-        }
-        _ => Err("expected NAME=FILE.npy".to_owned()),
-    }
 }
 
 fn parse_state(text: &str) -> Result<(String, String), String> {

@@ -1,4 +1,4 @@
-//! Runs that stop at a deadline.
+//! Runs, and where they stop at a deadline.
 //!
 //! tract cannot interrupt an operator, so the clock is read between them: before
 //! each node of a plan and of the branch that an `If` takes, and before each
@@ -18,6 +18,7 @@ use tract_onnx::tract_hir::{
     },
 };
 
+use super::registers;
 use crate::deadline::Deadline;
 
 impl Deadline {
@@ -64,20 +65,29 @@ pub(super) fn run(
     inputs: TVec<TValue>,
     deadline: Option<Deadline>,
 ) -> TractResult<TVec<TValue>> {
-    let Some(deadline) = deadline else { return runnable.run(inputs) };
     let mut state = runnable.spawn()?;
-    deadline.watch_loops(&mut state)?;
+    if let Some(deadline) = deadline {
+        deadline.watch_loops(&mut state)?;
+    }
     let outputs = state.run_plan_with_eval(inputs, |context, op_state, node, inputs| {
-        deadline.check(format_args!("{:?}", node.name))?;
-        match node.op_as::<IfThenElse>() {
-            Some(branch) => {
-                let (body, inputs) = taken(branch, &inputs)?;
-                run(&body.clone().into_runnable()?, inputs, Some(deadline))
-            }
-            None => plan::eval(context, op_state, node, inputs),
+        if let Some(deadline) = deadline {
+            deadline.check(format_args!("{:?}", node.name))?;
         }
+        let outputs = match node.op_as::<IfThenElse>() {
+            Some(branch) if deadline.is_some() => {
+                let (body, inputs) = taken(branch, &inputs)?;
+                run(&body.clone().into_runnable()?, inputs, deadline)
+            }
+            _ => plan::eval(context, op_state, node, inputs),
+        };
+        if registers::are_left_in_use_by(node) {
+            registers::clear();
+        }
+        outputs
     })?;
-    deadline.check("its end")?;
+    if let Some(deadline) = deadline {
+        deadline.check("its end")?;
+    }
     Ok(outputs)
 }
 

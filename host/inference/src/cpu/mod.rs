@@ -11,6 +11,7 @@ mod gemm;
 mod minus;
 mod plan;
 mod quantize;
+mod registers;
 mod tensor;
 
 use std::{
