@@ -26,7 +26,9 @@ use tract_onnx::{
 
 use crate::{
     Dimension, Engine, Executor, InferenceError, Interpreted, LoadLimits, Model, ModelInfo,
-    deadline::Deadline, front,
+    deadline::Deadline,
+    front,
+    interpreter::panic_message,
 };
 use plan::{Fold, Plan};
 
@@ -186,12 +188,11 @@ impl TractModel {
         tract.op_register.insert("If", branch::build);
         tract.op_register.insert("QuantizeLinear", quantize::build);
         check_operators(proto, &tract)?;
-        let mut parsed = contained("reading the graph", || tract.parse(proto, None))?
+        let parsed = contained("reading the graph", || tract.parse(proto, None))?
             .map_err(|e| InferenceError::unsupported("graph", "", chain(&e)))?;
         if let Some(name) = parsed.unresolved_inputs.first() {
             return Err(InferenceError::malformed(format!("nothing gives {name:?}")));
         }
-        branch::set_limits(&mut parsed.model, limits);
         let model = Self {
             graph: parsed.model,
             limits: *limits,
@@ -345,12 +346,7 @@ fn check_operators(proto: &ModelProto, tract: &Onnx) -> Result<(), InferenceErro
 /// wasm32-unknown-unknown a panic still ends the instance.
 fn contained<T>(doing: &str, call: impl FnOnce() -> T) -> Result<T, InferenceError> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
-        let message = payload
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| payload.downcast_ref::<&str>().copied())
-            .unwrap_or("no message");
-        let reason = format!("panic while {doing}: {}", one_line(message));
+        let reason = format!("panic while {doing}: {}", panic_message(&*payload));
         InferenceError::Failed { reason }
     })
 }

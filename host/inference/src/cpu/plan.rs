@@ -10,10 +10,13 @@ use tract_onnx::tract_hir::{
     ops::konst::Const,
 };
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use super::{
-    chain, contained, deadline, refused,
+    branch, chain, contained, deadline, refused,
     tensor::{datum_type, from_tract, to_tract},
 };
 use crate::{InferenceError, LoadLimits, TensorInfo, deadline::Deadline};
@@ -114,7 +117,9 @@ impl Plan {
     ) -> Result<Self, InferenceError> {
         let runnable = contained("planning", || {
             let mut graph = specialise(graph, infos, &shapes, &values)?;
-            analyse(&mut graph, limits)?;
+            let budget = Budget::new(limits);
+            branch::set_budget(&mut graph, &budget);
+            analyse(&mut graph, &budget)?;
             compile(graph, limits)
         })
         .unwrap_or_else(|panic| Err(InferenceError::unsupported("graph", "", panic.to_string())))?;
@@ -198,21 +203,47 @@ fn specialise(
 /// therefore looked at before tract may compute them.
 pub(super) fn analyse(
     graph: &mut InferenceModel,
-    limits: &LoadLimits,
+    budget: &Budget,
 ) -> Result<(), InferenceError> {
     let order = graph.eval_order().map_err(|e| InferenceError::malformed(chain(&e)))?;
     for id in order {
-        infer_node(graph, id, limits)?;
+        infer_node(graph, id, budget)?;
     }
     Ok(())
+}
+
+/// What one plan may take, its nested graphs included.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Budget {
+    limits: LoadLimits,
+    /// Bytes that have been computed from constants. The plan keeps them.
+    computed: Arc<AtomicU64>,
+}
+
+impl Budget {
+    fn new(limits: &LoadLimits) -> Self {
+        Self { limits: *limits, computed: Arc::default() }
+    }
+
+    /// Count what `node` is about to compute from constants.
+    fn compute(&self, bytes: u64, node: &str) -> Result<(), InferenceError> {
+        let before = self.computed.fetch_add(bytes, Ordering::Relaxed);
+        let (needed, allowed) = (before.saturating_add(bytes), self.limits.max_run_bytes);
+        if needed > allowed {
+            let what = format!("max_run_bytes: what constants up to {node:?} give");
+            return Err(InferenceError::over(what, needed, allowed));
+        }
+        Ok(())
+    }
 }
 
 /// Infer what one node says of its inputs, its outputs and what it observes.
 fn infer_node(
     graph: &mut InferenceModel,
     id: usize,
-    limits: &LoadLimits,
+    budget: &Budget,
 ) -> Result<(), InferenceError> {
+    let limits = &budget.limits;
     let node = graph.node(id);
     let (op_name, name) = (node.op.name(), node.name.clone());
     let unsupported = |e| refused(&op_name, &name, &e);
@@ -230,17 +261,25 @@ fn infer_node(
     if matches!(&*op_name, "ConstantOfShape" | "MultiBroadcastTo" | "Reshape" | "Tile") {
         check_sizes_given(inputs.last(), &name)?;
     }
-    let known = !inputs.is_empty() && inputs.iter().all(|fact| fact.value.is_concrete());
+    // An `If` looks at what its branches give, node by node; to look at it twice
+    // here would be to look at those within them ever more often.
+    let known = !inputs.is_empty()
+        && inputs.iter().all(|fact| fact.value.is_concrete())
+        && node.op_as::<branch::Branch>().is_none();
     let op = &mut graph.node_mut(id).op;
     if known
         && let Ok((_, outputs, _)) =
             op.clone().infer_facts(refs(inputs), refs(outputs), refs(observed))
     {
-        outputs.iter().try_for_each(|fact| check_size(fact, &name, limits))?;
+        for fact in &outputs {
+            budget.compute(check_size(fact, &name, limits)?, &name)?;
+        }
     }
     let (inputs, outputs, observed) =
         op.infer(refs(inputs), refs(outputs), refs(observed)).map_err(unsupported)?;
-    outputs.iter().try_for_each(|fact| check_size(fact, &name, limits))?;
+    for fact in &outputs {
+        check_size(fact, &name, limits)?;
+    }
     if matches!(&*op_name, "Reduce<Max>" | "Reduce<Min>")
         && is_empty(inputs.first()) == Some(true)
         && is_empty(outputs.first()) == Some(false)
@@ -285,8 +324,14 @@ fn refs(facts: &[InferenceFact]) -> TVec<&InferenceFact> {
     facts.iter().collect()
 }
 
-fn check_size(fact: &InferenceFact, node: &str, limits: &LoadLimits) -> Result<(), InferenceError> {
-    let Some(dims) = fact.shape.concretize() else { return Ok(()) };
+/// The bytes of a tensor, as far as they are known, if they are within the
+/// limit.
+fn check_size(
+    fact: &InferenceFact,
+    node: &str,
+    limits: &LoadLimits,
+) -> Result<u64, InferenceError> {
+    let Some(dims) = fact.shape.concretize() else { return Ok(0) };
     let size = fact.datum_type.concretize().map_or(1, |dt| dt.size_of()) as u64;
     let bytes = dims.iter().try_fold(size, |bytes, dim| {
         Some(bytes.saturating_mul(u64::try_from(dim.to_i64().ok()?).ok()?))
@@ -296,7 +341,7 @@ fn check_size(fact: &InferenceFact, node: &str, limits: &LoadLimits) -> Result<(
             let what = format!("max_tensor_bytes: the result of {node:?}");
             Err(InferenceError::over(what, bytes, limits.max_tensor_bytes))
         }
-        _ => Ok(()),
+        bytes => Ok(bytes.unwrap_or(0)),
     }
 }
 
