@@ -20,7 +20,7 @@ use std::{
 use headland_tensor::{NamedTensors, Tensor};
 use tract_onnx::{
     Onnx,
-    pb::{GraphProto, ModelProto},
+    pb::{AttributeProto, GraphProto, ModelProto, NodeProto},
     tract_hir::internal::{InferenceModel, TractError},
 };
 
@@ -31,6 +31,10 @@ use crate::{
     interpreter::panic_message,
 };
 use plan::{Fold, Plan};
+
+/// The longest model that is kept in case that a run of its plan fails, in
+/// bytes.
+const MAX_KEPT: usize = 1 << 20;
 
 /// Runs models on the CPU, with tract.
 #[derive(Debug, Clone, Copy, Default)]
@@ -47,8 +51,10 @@ impl Executor for CpuExecutor {
         let taken = info.inputs.iter().chain(&info.outputs).try_for_each(tensor::check_dtype);
         let refused = match taken.and_then(|()| TractModel::new(&proto, &info, limits)) {
             Ok(model) => {
-                // What has a plan for its only shapes needs nothing else.
-                let bytes = (!model.is_planned()).then(|| onnx.into());
+                // What has a plan for its only shapes needs nothing else, but
+                // where a run of it fails, the interpreter knows better why.
+                let keep = !model.is_planned() || onnx.len() <= MAX_KEPT;
+                let bytes = keep.then(|| onnx.into());
                 let fallback = Mutex::new(Fallback::Unused(bytes));
                 let model = CpuModel { info, tract: Some(model), fallback, limits: *limits };
                 return Ok(Arc::new(model));
@@ -330,6 +336,7 @@ fn check_operators(proto: &ModelProto, tract: &Onnx) -> Result<(), InferenceErro
                 };
                 return Err(InferenceError::unsupported(&node.op_type, front::label(node), reason));
             }
+            check_attributes(node)?;
             for attribute in &node.attribute {
                 attribute.g.iter().chain(&attribute.graphs).try_for_each(|g| check(g, tract))?;
             }
@@ -337,6 +344,34 @@ fn check_operators(proto: &ModelProto, tract: &Onnx) -> Result<(), InferenceErro
         Ok(())
     }
     proto.graph.as_ref().map_or(Ok(()), |graph| check(graph, tract))
+}
+
+/// Refuse attributes that tract does not come to an end with, or takes for
+/// something else: a `perm` that is no permutation, and sizes, pads and axes
+/// beyond all bounds. The interpreter judges them.
+fn check_attributes(node: &NodeProto) -> Result<(), InferenceError> {
+    const BOUND: i64 = 1 << 20;
+    let refuse = |attribute: &AttributeProto| {
+        let reason = format!("attribute {:?} out of bounds", attribute.name);
+        Err(InferenceError::unsupported(&node.op_type, front::label(node), reason))
+    };
+    // These take any number for what it is.
+    let any = matches!(node.op_type.as_str(), "Constant" | "Slice" | "Shape" | "Trilu")
+        || node.op_type.starts_with("Random");
+    for attribute in &node.attribute {
+        let mut numbers = attribute.ints.iter().chain([&attribute.i]);
+        if !any && numbers.any(|number| !(-BOUND..=BOUND).contains(number)) {
+            return refuse(attribute);
+        }
+        if node.op_type == "Transpose" && attribute.name == "perm" {
+            let mut sorted = attribute.ints.clone();
+            sorted.sort_unstable();
+            if !sorted.iter().copied().eq(0..sorted.len() as i64) {
+                return refuse(attribute);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Call into tract, and turn a panic there into [`InferenceError::Failed`].

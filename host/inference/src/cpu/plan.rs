@@ -8,6 +8,7 @@ use tract_onnx::tract_hir::{
         OutletId, TValue, TVec, ToDim, TypedModel, TypedRunnableModel,
     },
     ops::konst::Const,
+    tract_core::ops::nn::Softmax,
 };
 
 use std::sync::{
@@ -19,7 +20,9 @@ use super::{
     branch, chain, contained, deadline, refused,
     tensor::{datum_type, from_tract, to_tract},
 };
-use crate::{InferenceError, LoadLimits, TensorInfo, deadline::Deadline};
+use crate::{
+    InferenceError, LoadLimits, TensorInfo, deadline::Deadline, interpreter::broadcast_shape,
+};
 
 /// Which inputs become constants of a plan.
 ///
@@ -263,6 +266,9 @@ fn infer_node(
     }
     // An `If` looks at what its branches give, node by node; to look at it twice
     // here would be to look at those within them ever more often.
+    if op_name == "Pow" {
+        check_broadcast(inputs, &name)?;
+    }
     let known = !inputs.is_empty()
         && inputs.iter().all(|fact| fact.value.is_concrete())
         && node.op_as::<branch::Branch>().is_none();
@@ -300,13 +306,31 @@ fn infer_node(
     Ok(())
 }
 
-/// Refuse sizes beyond i32 where they are given as a tensor: tract would cut
-/// them to i32, and go on with what is left.
+/// Refuse shapes that do not broadcast. tract does not look at that of an
+/// exponent whose elements are all the same.
+fn check_broadcast(facts: &[InferenceFact], node: &str) -> Result<(), InferenceError> {
+    let sizes = |fact: &InferenceFact| -> Option<Vec<usize>> {
+        fact.shape.concretize()?.iter().map(|d| usize::try_from(d.to_i64().ok()?).ok()).collect()
+    };
+    let Some(shapes) = facts.iter().map(sizes).collect::<Option<Vec<_>>>() else { return Ok(()) };
+    let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
+    match broadcast_shape(&shapes) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(InferenceError::unsupported("Pow", node, e.to_string())),
+    }
+}
+
+/// Refuse sizes beyond i32, and below -1, where they are given as a tensor: tract
+/// would cut them to i32, and go on with what is left.
 fn check_sizes_given(fact: Option<&InferenceFact>, node: &str) -> Result<(), InferenceError> {
     let Some(sizes) = fact.and_then(|fact| fact.value.concretize()) else { return Ok(()) };
     let Ok(sizes) = sizes.cast_to::<i64>() else { return Ok(()) };
-    let largest: Option<i64> = bytemuck::pod_collect_to_vec(sizes.as_bytes()).into_iter().max();
-    match largest {
+    let sizes: Vec<i64> = bytemuck::pod_collect_to_vec(sizes.as_bytes());
+    if let Some(size) = sizes.iter().find(|size| **size < -1) {
+        let reason = format!("a size of {size}");
+        return Err(InferenceError::unsupported("graph", node, reason));
+    }
+    match sizes.iter().copied().max() {
         Some(size) if size > i64::from(i32::MAX) => {
             let what = format!("a size given to {node:?}");
             Err(InferenceError::over(what, size.unsigned_abs(), i32::MAX as u64))
@@ -352,8 +376,24 @@ fn compile(
 ) -> Result<Arc<TypedRunnableModel>, InferenceError> {
     let unsupported = |e| refused("graph", "", &e);
     let typed: TypedModel = graph.into_typed().map_err(unsupported)?;
+    check_softmax_axes(&typed)?;
     check_memory(&typed, limits)?;
     typed.into_optimized().and_then(|m| m.into_runnable()).map_err(unsupported)
+}
+
+/// Refuse a softmax over an axis that there is not: to tract it is one over none.
+fn check_softmax_axes(model: &TypedModel) -> Result<(), InferenceError> {
+    for node in model.nodes() {
+        let (Some(softmax), Some(output)) = (node.op_as::<Softmax>(), node.outputs.first()) else {
+            continue;
+        };
+        let rank = output.fact.rank();
+        if let Some(axis) = softmax.axes.iter().find(|axis| **axis >= rank) {
+            let reason = format!("axis {axis} of a tensor of rank {rank}");
+            return Err(InferenceError::unsupported("Softmax", &node.name, reason));
+        }
+    }
+    Ok(())
 }
 
 /// Refuse a graph whose results would take more memory than allowed, one of

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::{
     InferenceError,
-    interpreter::{OpError, OpResult, panic_message},
+    interpreter::{OpError, OpResult, check_rank, panic_message},
     value::{Array, Element, Lanes},
 };
 
@@ -347,6 +347,7 @@ impl DeviceTensor {
 
     /// The same elements in another shape of as many.
     pub(super) fn reshape(&self, shape: &[usize]) -> OpResult<Self> {
+        check_rank(shape.len())?;
         if shape.iter().product::<usize>() != self.shape.iter().product::<usize>() {
             return Err(OpError::invalid(format!("{:?} as {shape:?}", self.shape)));
         }

@@ -10,7 +10,7 @@ use crate::{
 const MAX_BYTES: u64 = 64 << 20;
 
 /// The most bytes that folding a model may read and write.
-const MAX_WORK: u64 = 4 << 30;
+const MAX_WORK: u64 = 1 << 30;
 
 /// What folding a model may still cost.
 struct Budget {
