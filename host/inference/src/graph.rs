@@ -49,7 +49,7 @@ pub(crate) struct Node {
     pub outputs: Vec<Option<Slot>>,
     /// Its attributes.
     pub attributes: BTreeMap<String, Attribute>,
-    /// Slots that nothing reads after this node.
+    /// Slots that nothing reads after this node, in order.
     pub last_uses: Vec<Slot>,
 }
 
@@ -226,5 +226,6 @@ fn mark_last_uses(nodes: &mut [Node], outputs: &[Slot]) {
         // What nobody reads at all goes at once.
         let made = node.outputs.iter().flatten().copied();
         node.last_uses = reads.into_iter().chain(made).filter(|slot| seen.insert(*slot)).collect();
+        node.last_uses.sort_unstable();
     }
 }

@@ -3,9 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "support/hostile.rs"]
+mod hostile;
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use headland_inference::{CpuExecutor, Executor, InferenceError, LoadLimits, Model};
 use headland_tensor::{Shape, Tensor};
@@ -14,6 +19,107 @@ use tract_onnx::pb::{
     ModelProto, NodeProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation,
     tensor_proto::DataType,
 };
+
+/// The longest that any attack may keep a thread busy.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The most memory that any attack may take beyond its own, in MiB.
+const MEMORY: u64 = 3 << 10;
+
+/// One table at a time, so that peaks of memory are one attack's own.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// This process's peak of resident memory since the last call, in MiB, where the
+/// system says.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    std::fs::write("/proc/self/clear_refs", "5").ok()?;
+    Some(kib >> 10)
+}
+
+/// Every hostile model on one executor: none may take long, take much memory, or
+/// panic, and each must come to its end.
+fn attack(name: &str) {
+    support::watch_panics();
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let executors = executors();
+    let (_, executor) = executors.iter().find(|(n, _)| *n == name).expect("an executor");
+    let in_interpreter = name == "interpreter";
+    let mut wrong = Vec::new();
+    for attack in hostile::attacks() {
+        panics();
+        peak_memory();
+        let executor = Arc::clone(executor);
+        let hostile::Attack { name, onnx, limits, inputs, allowed, fate } = attack;
+        let outcome = timed(PATIENCE, move || {
+            let model = executor.load(&onnx, &limits)?;
+            model.run_until(&inputs, allowed.map(|allowed| Instant::now() + allowed))
+        });
+        let Some((outcome, took)) = outcome else {
+            // What still runs would slow all others down.
+            panic!("{name}: still running; before it: {wrong:#?}");
+        };
+        let fault = match (&outcome, fate) {
+            (Ok(made), hostile::Fate::Runs(right)) if right(made) => None,
+            (Ok(_), hostile::Fate::Harmless(_)) => None,
+            (Ok(_), _) => Some("it ran".to_owned()),
+            (Err(e), hostile::Fate::Refused(codes, says)) => {
+                let text = e.to_string();
+                let apt = codes.contains(&e.code()) && says.iter().all(|s| text.contains(s));
+                (!apt).then(|| format!("{text} ({}), not {codes:?} {says:?}", e.code()))
+            }
+            (Err(e), hostile::Fate::Harmless(label)) => {
+                let text = e.to_string();
+                let named = text.contains(&label) || text.contains("is declared");
+                (!named).then(|| format!("{text} does not name {label:?}"))
+            }
+            (Err(e), hostile::Fate::Runs(_)) => Some(e.to_string()),
+        };
+        wrong.extend(fault.map(|fault| format!("{name}: {fault}")));
+        let (panics, own) = panics();
+        // tract and burn panic on some of these; that is caught.
+        if own > 0 || (in_interpreter && !panics.is_empty()) {
+            wrong.push(format!("{name}: {panics:?}"));
+        }
+        if let Some(peak) = peak_memory().filter(|peak| *peak > MEMORY) {
+            wrong.push(format!("{name}: {peak} MiB"));
+        }
+        if took > Duration::from_secs(2) {
+            eprintln!("{name}: {took:?}");
+        }
+    }
+    assert!(wrong.is_empty(), "{} went wrong: {wrong:#?}", wrong.len());
+}
+
+#[test]
+fn hostile_models_on_the_cpu() {
+    attack("cpu");
+}
+
+#[test]
+fn hostile_models_in_the_interpreter() {
+    attack("interpreter");
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn hostile_models_on_a_device() {
+    attack("gpu");
+}
+
+#[test]
+fn truncated_at_every_length() {
+    let whole = bytes(&dense());
+    for (name, executor) in executors() {
+        for cut in 0..whole.len() {
+            let refused = executor.load(&whole[..cut], &LoadLimits::default());
+            let refused = refused.err().unwrap_or_else(|| panic!("{name} loads {cut} bytes"));
+            assert_eq!(refused.code(), "malformed", "{name}, {cut} bytes: {refused}");
+        }
+    }
+}
 
 fn load_within(onnx: &[u8], limits: &LoadLimits) -> Result<Arc<dyn Model>, InferenceError> {
     CpuExecutor.load(onnx, limits)

@@ -126,10 +126,7 @@ fn the_state_of_a_session_stays_on_the_device() {
             value("x", DataType::Float, &["1", "2"]),
             value("state", DataType::Float, &["1", "2"]),
         ],
-        vec![
-            value("y", DataType::Float, &["1", "2"]),
-            value("next", DataType::Float, &["1", "2"]),
-        ],
+        vec![value("y", DataType::Float, &["1", "2"]), value("next", DataType::Float, &["1", "2"])],
         vec![node("Add", &["x", "state"], &["next"]), node("Neg", &["next"], &["y"])],
         vec![],
     ));

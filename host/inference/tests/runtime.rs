@@ -104,7 +104,8 @@ fn every_dtype_of_the_contract_goes_through_the_cpu() {
         value("y", DataType::Bfloat16, &["2"]),
     );
     // -1.5 and 2.5
-    let x = Tensor::new(DType::BF16, Shape::new([2]).unwrap(), vec![0xc0, 0xbf, 0x20, 0x40]).unwrap();
+    let x =
+        Tensor::new(DType::BF16, Shape::new([2]).unwrap(), vec![0xc0, 0xbf, 0x20, 0x40]).unwrap();
     let out = load(&bf16).run(&[named("x", x)]).unwrap();
     assert_eq!((out[0].1.dtype(), out[0].1.to_f64()), (DType::BF16, vec![0.0, 2.5]));
 }

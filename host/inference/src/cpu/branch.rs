@@ -13,8 +13,7 @@ use tract_onnx::{
     tract_hir::{infer::Factoid, internal::*, tract_core::ops::logic::IfThenElse},
 };
 
-use super::plan;
-use crate::LoadLimits;
+use super::plan::{self, Budget};
 
 /// Read an `If` node. The names are those of the graph around it that its
 /// branches use.
@@ -44,18 +43,18 @@ pub(super) fn build(
     let branch = Branch {
         then: Body { captured: captured(&then_names), graph: then, seen: None },
         otherwise: Body { captured: captured(&otherwise_names), graph: otherwise, seen: None },
-        limits: LoadLimits::default(),
+        budget: Budget::default(),
     };
     Ok((Box::new(branch), names))
 }
 
-/// Set the limits of every `If` in a graph, and in its branches.
-pub(super) fn set_limits(graph: &mut InferenceModel, limits: &LoadLimits) {
+/// Let every `If` in a graph, and in its branches, draw on the plan's budget.
+pub(super) fn set_budget(graph: &mut InferenceModel, budget: &Budget) {
     for node in graph.nodes_mut() {
         if let Some(branch) = node.op_as_mut::<Branch>() {
-            branch.limits = *limits;
-            set_limits(&mut branch.then.graph, limits);
-            set_limits(&mut branch.otherwise.graph, limits);
+            branch.budget = budget.clone();
+            set_budget(&mut branch.then.graph, budget);
+            set_budget(&mut branch.otherwise.graph, budget);
         }
     }
 }
@@ -64,7 +63,7 @@ pub(super) fn set_limits(graph: &mut InferenceModel, limits: &LoadLimits) {
 pub(super) struct Branch {
     then: Body,
     otherwise: Body,
-    limits: LoadLimits,
+    budget: Budget,
 }
 
 #[derive(Debug, Clone)]
@@ -82,7 +81,7 @@ impl Body {
     fn infer(
         &mut self,
         inputs: &[InferenceFact],
-        limits: &LoadLimits,
+        budget: &Budget,
     ) -> TractResult<TVec<InferenceFact>> {
         if let Some((seen, outputs)) = &self.seen
             && seen[..] == *inputs
@@ -92,7 +91,7 @@ impl Body {
         for (index, &outer) in self.captured.iter().enumerate() {
             self.graph.input_fact_mut(index)?.unify_with(&inputs[outer])?;
         }
-        plan::analyse(&mut self.graph, limits)?;
+        plan::analyse(&mut self.graph, budget)?;
         let outputs: TVec<InferenceFact> = (0..self.graph.outputs.len())
             .map(|index| self.graph.output_fact(index).cloned())
             .collect::<TractResult<_>>()?;
@@ -163,12 +162,12 @@ impl InferenceOp for Branch {
         condition.datum_type.unify_with(&bool::datum_type().into())?;
         let inferred = match condition.value.concretize() {
             Some(taken) if taken.cast_to_scalar::<bool>()? => {
-                self.then.infer(&inputs, &self.limits)?
+                self.then.infer(&inputs, &self.budget)?
             }
-            Some(_) => self.otherwise.infer(&inputs, &self.limits)?,
+            Some(_) => self.otherwise.infer(&inputs, &self.budget)?,
             None => {
-                let then = self.then.infer(&inputs, &self.limits)?;
-                let otherwise = self.otherwise.infer(&inputs, &self.limits)?;
+                let then = self.then.infer(&inputs, &self.budget)?;
+                let otherwise = self.otherwise.infer(&inputs, &self.budget)?;
                 then.iter().zip(&otherwise).map(|(a, b)| common(a, b)).collect()
             }
         };

@@ -23,15 +23,19 @@ use std::{
 use headland_tensor::{NamedTensors, Tensor};
 use tract_onnx::{
     Onnx,
-    pb::{GraphProto, ModelProto},
+    pb::{AttributeProto, GraphProto, ModelProto, NodeProto},
     tract_hir::internal::{InferenceModel, TractError},
 };
 
 use crate::{
     Dimension, Engine, Executor, InferenceError, Interpreted, LoadLimits, Model, ModelInfo,
-    deadline::Deadline, front,
+    deadline::Deadline, front, interpreter::panic_message,
 };
 use plan::{Fold, Plan};
+
+/// The longest model that is kept in case that a run of its plan fails, in
+/// bytes.
+const MAX_KEPT: usize = 1 << 20;
 
 /// Runs models on the CPU, with tract.
 #[derive(Debug, Clone, Copy, Default)]
@@ -48,8 +52,10 @@ impl Executor for CpuExecutor {
         let taken = info.inputs.iter().chain(&info.outputs).try_for_each(tensor::check_dtype);
         let refused = match taken.and_then(|()| TractModel::new(&proto, &info, limits)) {
             Ok(model) => {
-                // What has a plan for its only shapes needs nothing else.
-                let bytes = (!model.is_planned()).then(|| onnx.into());
+                // What has a plan for its only shapes needs nothing else, but
+                // where a run of it fails, the interpreter knows better why.
+                let keep = !model.is_planned() || onnx.len() <= MAX_KEPT;
+                let bytes = keep.then(|| onnx.into());
                 let fallback = Mutex::new(Fallback::Unused(bytes));
                 let model = CpuModel { info, tract: Some(model), fallback, limits: *limits };
                 return Ok(Arc::new(model));
@@ -191,12 +197,11 @@ impl TractModel {
         tract.op_register.insert("QuantizeLinear", quantize::build);
         tract.op_register.insert("Sub", minus::build);
         check_operators(proto, &tract)?;
-        let mut parsed = contained("reading the graph", || tract.parse(proto, None))?
+        let parsed = contained("reading the graph", || tract.parse(proto, None))?
             .map_err(|e| InferenceError::unsupported("graph", "", chain(&e)))?;
         if let Some(name) = parsed.unresolved_inputs.first() {
             return Err(InferenceError::malformed(format!("nothing gives {name:?}")));
         }
-        branch::set_limits(&mut parsed.model, limits);
         let model = Self {
             graph: parsed.model,
             limits: *limits,
@@ -335,6 +340,7 @@ fn check_operators(proto: &ModelProto, tract: &Onnx) -> Result<(), InferenceErro
                 };
                 return Err(InferenceError::unsupported(&node.op_type, front::label(node), reason));
             }
+            check_attributes(node)?;
             for attribute in &node.attribute {
                 attribute.g.iter().chain(&attribute.graphs).try_for_each(|g| check(g, tract))?;
             }
@@ -344,6 +350,34 @@ fn check_operators(proto: &ModelProto, tract: &Onnx) -> Result<(), InferenceErro
     proto.graph.as_ref().map_or(Ok(()), |graph| check(graph, tract))
 }
 
+/// Refuse attributes that tract does not come to an end with, or takes for
+/// something else: a `perm` that is no permutation, and sizes, pads and axes
+/// beyond all bounds. The interpreter judges them.
+fn check_attributes(node: &NodeProto) -> Result<(), InferenceError> {
+    const BOUND: i64 = 1 << 20;
+    let refuse = |attribute: &AttributeProto| {
+        let reason = format!("attribute {:?} out of bounds", attribute.name);
+        Err(InferenceError::unsupported(&node.op_type, front::label(node), reason))
+    };
+    // These take any number for what it is.
+    let any = matches!(node.op_type.as_str(), "Constant" | "Slice" | "Shape" | "Trilu")
+        || node.op_type.starts_with("Random");
+    for attribute in &node.attribute {
+        let mut numbers = attribute.ints.iter().chain([&attribute.i]);
+        if !any && numbers.any(|number| !(-BOUND..=BOUND).contains(number)) {
+            return refuse(attribute);
+        }
+        if node.op_type == "Transpose" && attribute.name == "perm" {
+            let mut sorted = attribute.ints.clone();
+            sorted.sort_unstable();
+            if !sorted.iter().copied().eq(0..sorted.len() as i64) {
+                return refuse(attribute);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Call into tract, and turn a panic there into [`InferenceError::Failed`].
 ///
 /// What unwinds through is dropped or rebuilt by the caller, and no lock of
@@ -351,12 +385,7 @@ fn check_operators(proto: &ModelProto, tract: &Onnx) -> Result<(), InferenceErro
 /// wasm32-unknown-unknown a panic still ends the instance.
 fn contained<T>(doing: &str, call: impl FnOnce() -> T) -> Result<T, InferenceError> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
-        let message = payload
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| payload.downcast_ref::<&str>().copied())
-            .unwrap_or("no message");
-        let reason = format!("panic while {doing}: {}", one_line(message));
+        let reason = format!("panic while {doing}: {}", panic_message(&*payload));
         InferenceError::Failed { reason }
     })
 }

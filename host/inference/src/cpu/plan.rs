@@ -8,15 +8,21 @@ use tract_onnx::tract_hir::{
         OutletId, TValue, TVec, ToDim, TypedModel, TypedRunnableModel,
     },
     ops::konst::Const,
+    tract_core::ops::nn::Softmax,
 };
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use super::{
-    chain, contained, deadline, refused,
+    branch, chain, contained, deadline, refused,
     tensor::{datum_type, from_tract, to_tract},
 };
-use crate::{InferenceError, LoadLimits, TensorInfo, deadline::Deadline};
+use crate::{
+    InferenceError, LoadLimits, TensorInfo, deadline::Deadline, interpreter::broadcast_shape,
+};
 
 /// Which inputs become constants of a plan.
 ///
@@ -114,7 +120,9 @@ impl Plan {
     ) -> Result<Self, InferenceError> {
         let runnable = contained("planning", || {
             let mut graph = specialise(graph, infos, &shapes, &values)?;
-            analyse(&mut graph, limits)?;
+            let budget = Budget::new(limits);
+            branch::set_budget(&mut graph, &budget);
+            analyse(&mut graph, &budget)?;
             compile(graph, limits)
         })
         .unwrap_or_else(|panic| Err(InferenceError::unsupported("graph", "", panic.to_string())))?;
@@ -196,23 +204,46 @@ fn specialise(
 /// tract computes what depends on constants only as it goes, so a few bytes
 /// of model could ask for any amount of memory. Each node's output shapes are
 /// therefore looked at before tract may compute them.
-pub(super) fn analyse(
-    graph: &mut InferenceModel,
-    limits: &LoadLimits,
-) -> Result<(), InferenceError> {
+pub(super) fn analyse(graph: &mut InferenceModel, budget: &Budget) -> Result<(), InferenceError> {
     let order = graph.eval_order().map_err(|e| InferenceError::malformed(chain(&e)))?;
     for id in order {
-        infer_node(graph, id, limits)?;
+        infer_node(graph, id, budget)?;
     }
     Ok(())
+}
+
+/// What one plan may take, its nested graphs included.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Budget {
+    limits: LoadLimits,
+    /// Bytes that have been computed from constants. The plan keeps them.
+    computed: Arc<AtomicU64>,
+}
+
+impl Budget {
+    fn new(limits: &LoadLimits) -> Self {
+        Self { limits: *limits, computed: Arc::default() }
+    }
+
+    /// Count what `node` is about to compute from constants.
+    fn compute(&self, bytes: u64, node: &str) -> Result<(), InferenceError> {
+        let before = self.computed.fetch_add(bytes, Ordering::Relaxed);
+        let (needed, allowed) = (before.saturating_add(bytes), self.limits.max_run_bytes);
+        if needed > allowed {
+            let what = format!("max_run_bytes: what constants up to {node:?} give");
+            return Err(InferenceError::over(what, needed, allowed));
+        }
+        Ok(())
+    }
 }
 
 /// Infer what one node says of its inputs, its outputs and what it observes.
 fn infer_node(
     graph: &mut InferenceModel,
     id: usize,
-    limits: &LoadLimits,
+    budget: &Budget,
 ) -> Result<(), InferenceError> {
+    let limits = &budget.limits;
     let node = graph.node(id);
     let (op_name, name) = (node.op.name(), node.name.clone());
     let unsupported = |e| refused(&op_name, &name, &e);
@@ -230,17 +261,28 @@ fn infer_node(
     if matches!(&*op_name, "ConstantOfShape" | "MultiBroadcastTo" | "Reshape" | "Tile") {
         check_sizes_given(inputs.last(), &name)?;
     }
-    let known = !inputs.is_empty() && inputs.iter().all(|fact| fact.value.is_concrete());
+    // An `If` looks at what its branches give, node by node; to look at it twice
+    // here would be to look at those within them ever more often.
+    if op_name == "Pow" {
+        check_broadcast(inputs, &name)?;
+    }
+    let known = !inputs.is_empty()
+        && inputs.iter().all(|fact| fact.value.is_concrete())
+        && node.op_as::<branch::Branch>().is_none();
     let op = &mut graph.node_mut(id).op;
     if known
         && let Ok((_, outputs, _)) =
             op.clone().infer_facts(refs(inputs), refs(outputs), refs(observed))
     {
-        outputs.iter().try_for_each(|fact| check_size(fact, &name, limits))?;
+        for fact in &outputs {
+            budget.compute(check_size(fact, &name, limits)?, &name)?;
+        }
     }
     let (inputs, outputs, observed) =
         op.infer(refs(inputs), refs(outputs), refs(observed)).map_err(unsupported)?;
-    outputs.iter().try_for_each(|fact| check_size(fact, &name, limits))?;
+    for fact in &outputs {
+        check_size(fact, &name, limits)?;
+    }
     if op_name.starts_with("Reduce")
         && is_empty(inputs.first()) == Some(true)
         && is_empty(outputs.first()) == Some(false)
@@ -261,13 +303,31 @@ fn infer_node(
     Ok(())
 }
 
-/// Refuse sizes beyond i32 where they are given as a tensor: tract would cut
-/// them to i32, and go on with what is left.
+/// Refuse shapes that do not broadcast. tract does not look at that of an
+/// exponent whose elements are all the same.
+fn check_broadcast(facts: &[InferenceFact], node: &str) -> Result<(), InferenceError> {
+    let sizes = |fact: &InferenceFact| -> Option<Vec<usize>> {
+        fact.shape.concretize()?.iter().map(|d| usize::try_from(d.to_i64().ok()?).ok()).collect()
+    };
+    let Some(shapes) = facts.iter().map(sizes).collect::<Option<Vec<_>>>() else { return Ok(()) };
+    let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
+    match broadcast_shape(&shapes) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(InferenceError::unsupported("Pow", node, e.to_string())),
+    }
+}
+
+/// Refuse sizes beyond i32, and below -1, where they are given as a tensor: tract
+/// would cut them to i32, and go on with what is left.
 fn check_sizes_given(fact: Option<&InferenceFact>, node: &str) -> Result<(), InferenceError> {
     let Some(sizes) = fact.and_then(|fact| fact.value.concretize()) else { return Ok(()) };
     let Ok(sizes) = sizes.cast_to::<i64>() else { return Ok(()) };
-    let largest: Option<i64> = bytemuck::pod_collect_to_vec(sizes.as_bytes()).into_iter().max();
-    match largest {
+    let sizes: Vec<i64> = bytemuck::pod_collect_to_vec(sizes.as_bytes());
+    if let Some(size) = sizes.iter().find(|size| **size < -1) {
+        let reason = format!("a size of {size}");
+        return Err(InferenceError::unsupported("graph", node, reason));
+    }
+    match sizes.iter().copied().max() {
         Some(size) if size > i64::from(i32::MAX) => {
             let what = format!("a size given to {node:?}");
             Err(InferenceError::over(what, size.unsigned_abs(), i32::MAX as u64))
@@ -285,8 +345,14 @@ fn refs(facts: &[InferenceFact]) -> TVec<&InferenceFact> {
     facts.iter().collect()
 }
 
-fn check_size(fact: &InferenceFact, node: &str, limits: &LoadLimits) -> Result<(), InferenceError> {
-    let Some(dims) = fact.shape.concretize() else { return Ok(()) };
+/// The bytes of a tensor, as far as they are known, if they are within the
+/// limit.
+fn check_size(
+    fact: &InferenceFact,
+    node: &str,
+    limits: &LoadLimits,
+) -> Result<u64, InferenceError> {
+    let Some(dims) = fact.shape.concretize() else { return Ok(0) };
     let size = fact.datum_type.concretize().map_or(1, |dt| dt.size_of()) as u64;
     let bytes = dims.iter().try_fold(size, |bytes, dim| {
         Some(bytes.saturating_mul(u64::try_from(dim.to_i64().ok()?).ok()?))
@@ -296,7 +362,7 @@ fn check_size(fact: &InferenceFact, node: &str, limits: &LoadLimits) -> Result<(
             let what = format!("max_tensor_bytes: the result of {node:?}");
             Err(InferenceError::over(what, bytes, limits.max_tensor_bytes))
         }
-        _ => Ok(()),
+        bytes => Ok(bytes.unwrap_or(0)),
     }
 }
 
@@ -307,8 +373,24 @@ fn compile(
 ) -> Result<Arc<TypedRunnableModel>, InferenceError> {
     let unsupported = |e| refused("graph", "", &e);
     let typed: TypedModel = graph.into_typed().map_err(unsupported)?;
+    check_softmax_axes(&typed)?;
     check_memory(&typed, limits)?;
     typed.into_optimized().and_then(|m| m.into_runnable()).map_err(unsupported)
+}
+
+/// Refuse a softmax over an axis that there is not: to tract it is one over none.
+fn check_softmax_axes(model: &TypedModel) -> Result<(), InferenceError> {
+    for node in model.nodes() {
+        let (Some(softmax), Some(output)) = (node.op_as::<Softmax>(), node.outputs.first()) else {
+            continue;
+        };
+        let rank = output.fact.rank();
+        if let Some(axis) = softmax.axes.iter().find(|axis| **axis >= rank) {
+            let reason = format!("axis {axis} of a tensor of rank {rank}");
+            return Err(InferenceError::unsupported("Softmax", &node.name, reason));
+        }
+    }
+    Ok(())
 }
 
 /// Refuse a graph whose results would take more memory than allowed, one of

@@ -17,7 +17,7 @@ mod wire;
 
 pub(crate) use check::{Census, label, model as check};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use prost::Message;
 use tract_onnx::pb::{
@@ -36,8 +36,8 @@ pub(crate) fn open(
     let Some(graph) = &proto.graph else {
         return Err(InferenceError::malformed("the model has no graph"));
     };
-    let constants: Vec<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
-    let inputs = graph.input.iter().filter(|i| !constants.contains(&i.name.as_str()));
+    let constants: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+    let inputs = graph.input.iter().filter(|i| !constants.contains(i.name.as_str()));
     let mut opsets = BTreeMap::new();
     for import in &proto.opset_import {
         let domain = if import.domain.is_empty() { "ai.onnx" } else { &import.domain };

@@ -75,6 +75,25 @@ pub(super) fn bound(onnx: &[u8], max_messages: u64) -> Result<(), InferenceError
     walk(onnx, Kind::Model, 0, &mut count, max_messages)
 }
 
+/// The messages and repeated strings of an encoded function.
+pub(super) fn messages_of_function(encoded: &[u8]) -> u64 {
+    messages(encoded, Kind::Function)
+}
+
+/// The messages and repeated strings of an encoded attribute.
+pub(super) fn messages_of_attribute(encoded: &[u8]) -> u64 {
+    messages(encoded, Kind::Attribute)
+}
+
+/// Of what was encoded here, so that nothing is wrong with it.
+fn messages(encoded: &[u8], kind: Kind) -> u64 {
+    let mut count = 0;
+    match walk(encoded, kind, 0, &mut count, u64::MAX) {
+        Ok(()) => count,
+        Err(_) => u64::MAX,
+    }
+}
+
 fn walk(
     mut rest: &[u8],
     kind: Kind,

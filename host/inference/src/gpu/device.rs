@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::{
     InferenceError,
-    interpreter::{OpError, OpResult},
+    interpreter::{OpError, OpResult, check_rank, panic_message},
     value::{Array, Element, Lanes},
 };
 
@@ -382,6 +382,7 @@ impl DeviceTensor {
 
     /// The same elements in another shape of as many.
     pub(super) fn reshape(&self, shape: &[usize]) -> OpResult<Self> {
+        check_rank(shape.len())?;
         if shape.iter().product::<usize>() != self.shape.iter().product::<usize>() {
             return Err(OpError::invalid(format!("{:?} as {shape:?}", self.shape)));
         }
@@ -432,14 +433,6 @@ fn lost(reason: &str) -> OpError {
 /// Call into burn, and turn a panic there into an error: it panics on what it
 /// cannot do and on a lost device.
 pub(super) fn guard<T>(doing: &str, call: impl FnOnce() -> T) -> OpResult<T> {
-    std::panic::catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
-        let message = payload
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| payload.downcast_ref::<&str>().copied())
-            .unwrap_or("no message");
-        let message: String =
-            message.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(300).collect();
-        lost(&format!("panic while {doing}: {message}"))
-    })
+    std::panic::catch_unwind(AssertUnwindSafe(call))
+        .map_err(|payload| lost(&format!("panic while {doing}: {}", panic_message(&*payload))))
 }

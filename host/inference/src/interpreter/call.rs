@@ -1,5 +1,7 @@
 //! What an operator sees of the node that it runs for.
 
+use headland_tensor::MAX_RANK;
+
 use super::{OpError, OpResult, Run};
 use crate::{
     graph::{Attribute, Graph, Node},
@@ -91,8 +93,27 @@ impl<'a> Call<'a> {
         (0..self.inputs.len()).map(|index| self.array(index)).collect()
     }
 
-    fn attribute(&self, name: &str) -> Option<&Attribute> {
-        self.node.attributes.get(name)
+    /// An attribute, if the node has it, as `read` understands it. One that it
+    /// does not understand counts as left out here, and the node then fails.
+    fn attribute<'b, T>(
+        &'b self,
+        name: &str,
+        read: impl FnOnce(&'b Attribute) -> Option<T>,
+    ) -> Option<T> {
+        let value = read(self.node.attributes.get(name)?);
+        if value.is_none() {
+            *self.run.misread.borrow_mut() = Some(name.to_owned());
+        }
+        value
+    }
+
+    /// Refuse to go on once the run's deadline has passed: for operators whose
+    /// work is out of proportion to their inputs and outputs, from time to time.
+    pub fn on_time(&self) -> OpResult<()> {
+        match &self.run.deadline {
+            Some(deadline) => Ok(deadline.check(format_args!("the end of {:?}", self.label()))?),
+            None => Ok(()),
+        }
     }
 
     /// Whether the node has the attribute.
@@ -102,10 +123,10 @@ impl<'a> Call<'a> {
 
     /// An integer attribute, if the node has it.
     pub fn int(&self, name: &str) -> Option<i64> {
-        match self.attribute(name)? {
+        self.attribute(name, |attribute| match attribute {
             Attribute::Int(value) => Some(*value),
             _ => None,
-        }
+        })
     }
 
     /// An integer attribute with its default.
@@ -120,10 +141,10 @@ impl<'a> Call<'a> {
 
     /// A float attribute, if the node has it.
     pub fn float(&self, name: &str) -> Option<f32> {
-        match self.attribute(name)? {
+        self.attribute(name, |attribute| match attribute {
             Attribute::Float(value) => Some(*value),
             _ => None,
-        }
+        })
     }
 
     /// A float attribute with its default.
@@ -133,10 +154,10 @@ impl<'a> Call<'a> {
 
     /// A text attribute, if the node has it and it is UTF-8.
     pub fn text(&self, name: &str) -> Option<&str> {
-        match self.attribute(name)? {
+        self.attribute(name, |attribute| match attribute {
             Attribute::Text(value) => std::str::from_utf8(value).ok(),
             _ => None,
-        }
+        })
     }
 
     /// A text attribute with its default.
@@ -146,41 +167,41 @@ impl<'a> Call<'a> {
 
     /// A list of integers, if the node has it.
     pub fn ints(&self, name: &str) -> Option<&[i64]> {
-        match self.attribute(name)? {
-            Attribute::Ints(values) => Some(values),
+        self.attribute(name, |attribute| match attribute {
+            Attribute::Ints(values) => Some(values.as_slice()),
             _ => None,
-        }
+        })
     }
 
     /// A list of floats, if the node has it.
     pub fn floats(&self, name: &str) -> Option<&[f32]> {
-        match self.attribute(name)? {
-            Attribute::Floats(values) => Some(values),
+        self.attribute(name, |attribute| match attribute {
+            Attribute::Floats(values) => Some(values.as_slice()),
             _ => None,
-        }
+        })
     }
 
     /// A list of texts, if the node has it; what is not UTF-8 is replaced.
     pub fn texts(&self, name: &str) -> Option<Vec<String>> {
-        match self.attribute(name)? {
+        self.attribute(name, |attribute| match attribute {
             Attribute::Texts(values) => {
                 Some(values.iter().map(|v| String::from_utf8_lossy(v).into_owned()).collect())
             }
             _ => None,
-        }
+        })
     }
 
     /// A tensor attribute, if the node has it.
     pub fn tensor(&self, name: &str) -> Option<&Array> {
-        match self.attribute(name)? {
+        self.attribute(name, |attribute| match attribute {
             Attribute::Array(array) => Some(array),
             _ => None,
-        }
+        })
     }
 
     /// A graph attribute that the operator needs.
     pub fn body(&self, name: &str) -> OpResult<&Graph> {
-        match self.attribute(name) {
+        match self.node.attributes.get(name) {
             Some(Attribute::Graph(graph)) => Ok(graph),
             _ => Err(OpError::invalid(format!("attribute {name:?} is missing"))),
         }
@@ -217,9 +238,18 @@ pub(crate) fn axis(axis: i64, rank: usize) -> OpResult<usize> {
     }
 }
 
+/// Refuse more dimensions than a tensor may have.
+pub(crate) fn check_rank(rank: usize) -> OpResult<()> {
+    if rank > MAX_RANK {
+        return Err(OpError::invalid(format!("{rank} dimensions, more than {MAX_RANK}")));
+    }
+    Ok(())
+}
+
 /// Axes as indices, as [`axis`]; each once.
 pub(crate) fn axes(axes: &[i64], rank: usize) -> OpResult<Vec<usize>> {
-    let mut indices = Vec::with_capacity(axes.len());
+    check_rank(rank)?;
+    let mut indices = Vec::new();
     for &a in axes {
         let index = axis(a, rank)?;
         if indices.contains(&index) {

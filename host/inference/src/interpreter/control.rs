@@ -50,7 +50,7 @@ fn repeat(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpResult<Ve
     let mut carried: Vec<Value> =
         call.inputs.iter().skip(2).map(|v| v.clone().unwrap_or(Value::Optional(None))).collect();
     let count = carried.len();
-    let mut stacks = vec![Turns::default(); call.output_count().saturating_sub(count)];
+    let mut stacks = Stacks::new(call.run, call.output_count().saturating_sub(count));
     let mut turn = 0i64;
     while going && trips.is_none_or(|trips| turn < trips) {
         let mut fed =
@@ -60,11 +60,11 @@ fn repeat(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpResult<Ve
         let condition = made.next().ok_or_else(|| OpError::invalid("the body gives nothing"))?;
         going = truth(call.run, &condition)?;
         carried = made.by_ref().take(count).collect();
-        keep(call, &mut stacks, made)?;
+        stacks.keep(call, made)?;
         turn += 1;
     }
-    for stack in stacks {
-        carried.push(stacked(call.run, stack.values, 0)?);
+    for values in stacks.take() {
+        carried.push(stacked(call.run, values, 0)?);
     }
     Ok(carried)
 }
@@ -99,7 +99,7 @@ fn scan(
         axes.push(along);
     }
     let count = states.len();
-    let mut stacks = vec![Turns::default(); call.output_count().saturating_sub(count)];
+    let mut stacks = Stacks::new(call.run, call.output_count().saturating_sub(count));
     let turns = turns.unwrap_or(0);
     for turn in 0..turns {
         let mut fed = std::mem::take(&mut states);
@@ -109,13 +109,13 @@ fn scan(
         }
         let mut made = call.run.graph(body, fed, outer)?.into_iter();
         states = made.by_ref().take(count).collect();
-        keep(call, &mut stacks, made)?;
+        stacks.keep(call, made)?;
     }
-    for (index, mut stack) in stacks.into_iter().enumerate() {
+    for (index, mut values) in stacks.take().into_iter().enumerate() {
         if at("scan_output_directions", index) == 1 {
-            stack.values.reverse();
+            values.reverse();
         }
-        states.push(stacked(call.run, stack.values, at("scan_output_axes", index))?);
+        states.push(stacked(call.run, values, at("scan_output_axes", index))?);
     }
     Ok(states)
 }
@@ -131,17 +131,15 @@ fn scan_batches(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpRes
         Some(input) => input.shape()?.first().copied().unwrap_or(0),
         None => 0,
     };
-    let mut outputs: Vec<Turns> = Vec::new();
+    let mut outputs = Stacks::new(call.run, call.output_count());
     for batch in 0..batches {
         let one = inputs
             .iter()
             .map(|input| call.run.pick(input, 0, batch))
             .collect::<OpResult<Vec<_>>>()?;
-        let made = scan(call, one, outer)?;
-        outputs.resize(made.len(), Turns::default());
-        keep(call, &mut outputs, made)?;
+        outputs.keep(call, scan(call, one, outer)?)?;
     }
-    outputs.into_iter().map(|turns| stacked(call.run, turns.values, 0)).collect()
+    outputs.take().into_iter().map(|values| stacked(call.run, values, 0)).collect()
 }
 
 /// `SequenceMap`: the body for each element of the first sequence; others are
@@ -149,7 +147,7 @@ fn scan_batches(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpRes
 fn map(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpResult<Vec<Value>> {
     let body = call.body("body")?;
     let first = call.need(0)?.sequence()?;
-    let mut outputs = vec![Turns::default(); call.output_count()];
+    let mut outputs = Stacks::new(call.run, call.output_count());
     for index in 0..first.len() {
         let fed = call
             .inputs
@@ -163,31 +161,48 @@ fn map(call: &Call<'_>, outer: &dyn Fn(Slot) -> Option<Value>) -> OpResult<Vec<V
                 other => Ok(other.clone()),
             })
             .collect::<OpResult<Vec<_>>>()?;
-        keep(call, &mut outputs, call.run.graph(body, fed, outer)?)?;
+        outputs.keep(call, call.run.graph(body, fed, outer)?)?;
     }
-    Ok(outputs.into_iter().map(|turns| Value::Sequence(turns.values)).collect())
+    Ok(outputs.take().into_iter().map(Value::Sequence).collect())
 }
 
-/// What the turns gave for one output.
-#[derive(Clone, Default)]
-struct Turns {
-    values: Vec<Value>,
-    bytes: u64,
+/// What the turns of a loop gave so far, which is alive while the loop runs.
+struct Stacks<'a> {
+    run: &'a Run<'a>,
+    /// For each output, values and their bytes.
+    outputs: Vec<(Vec<Value>, u64)>,
 }
 
-/// Keep what a turn gave, as far as one value may be made of all turns.
-fn keep(
-    call: &Call<'_>,
-    outputs: &mut [Turns],
-    made: impl IntoIterator<Item = Value>,
-) -> OpResult<()> {
-    for (turns, value) in outputs.iter_mut().zip(made) {
-        // Values of a few bytes take memory too.
-        turns.bytes += value.size_bytes() + size_of::<Value>() as u64;
-        call.reserve_bytes(turns.bytes)?;
-        turns.values.push(value);
+impl<'a> Stacks<'a> {
+    fn new(run: &'a Run<'a>, outputs: usize) -> Self {
+        Self { run, outputs: vec![(Vec::new(), 0); outputs] }
     }
-    Ok(())
+
+    /// Keep what a turn gave, as far as one value may be made of all turns.
+    fn keep(&mut self, call: &Call<'_>, made: impl IntoIterator<Item = Value>) -> OpResult<()> {
+        for ((values, bytes), value) in self.outputs.iter_mut().zip(made) {
+            // Values of a few bytes take memory too.
+            let more = value.size_bytes() + size_of::<Value>() as u64;
+            *bytes += more;
+            self.run.live_bytes.set(self.run.live_bytes.get().saturating_add(more));
+            call.reserve_bytes(*bytes)?;
+            self.run.check_live(call.node)?;
+            values.push(value);
+        }
+        Ok(())
+    }
+
+    /// What all turns gave.
+    fn take(mut self) -> Vec<Vec<Value>> {
+        self.outputs.iter_mut().map(|(values, _)| std::mem::take(values)).collect()
+    }
+}
+
+impl Drop for Stacks<'_> {
+    fn drop(&mut self) {
+        let bytes = self.outputs.iter().map(|(_, bytes)| bytes).sum();
+        self.run.live_bytes.set(self.run.live_bytes.get().saturating_sub(bytes));
+    }
 }
 
 /// What each turn gave, along a new axis.

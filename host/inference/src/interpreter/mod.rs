@@ -14,13 +14,20 @@ pub(crate) mod ops;
 
 pub(crate) use fold::is_random;
 
-use std::{cell::Cell, sync::Arc, time::Instant};
+use std::{
+    any::Any,
+    cell::{Cell, RefCell},
+    collections::HashSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Instant,
+};
 
 use headland_tensor::{NamedTensors, Tensor};
 
 #[cfg(feature = "gpu")]
 pub(crate) use call::reshaped;
-pub(crate) use call::{Call, axes, axis, broadcast_shape, sizes};
+pub(crate) use call::{Call, axes, axis, broadcast_shape, check_rank, sizes};
 pub use error::{OpError, OpResult};
 
 use crate::{
@@ -106,7 +113,9 @@ impl Interpreted {
         check_operators(&graph)?;
         let (mut inputs, outputs) = interface(onnx)?;
         if let Some(proto) = &proto.graph {
-            inputs.retain(|(name, _)| proto.initializer.iter().all(|t| t.name != *name));
+            let constants: HashSet<&str> =
+                proto.initializer.iter().map(|t| t.name.as_str()).collect();
+            inputs.retain(|(name, _)| !constants.contains(name.as_str()));
         }
         let mut model = Self { graph, inputs, outputs, limits: *limits };
         model.fold_constants();
@@ -168,15 +177,20 @@ impl Interpreted {
                 reason: format!("{} inputs for {}", inputs.len(), self.inputs.len()),
             });
         }
-        let run = Run { limits: &self.limits, deadline, lane, live_bytes: Cell::new(0) };
-        run.graph(&self.graph, inputs, &|_| None)
+        for ((name, _), value) in self.inputs.iter().zip(&inputs) {
+            let (bytes, allowed) = (value.size_bytes(), self.limits.max_tensor_bytes);
+            if bytes > allowed {
+                let what = format!("max_tensor_bytes: input {name:?}");
+                return Err(InferenceError::over(what, bytes, allowed));
+            }
+        }
+        Run::new(&self.limits, deadline, lane).graph(&self.graph, inputs, &|_| None)
     }
 
     /// Run what depends on constants alone, once, here. What fails or would take
     /// much memory is left for the run.
     fn fold_constants(&mut self) {
-        let run =
-            Run { limits: &self.limits, deadline: None, lane: None, live_bytes: Cell::new(0) };
+        let run = Run::new(&self.limits, None, None);
         fold::graph(&mut self.graph, &run);
     }
 
@@ -257,6 +271,16 @@ fn check_operators(graph: &Graph) -> Result<(), InferenceError> {
     Ok(())
 }
 
+/// What a panic said.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
+    let message = payload
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| payload.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    message.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(300).collect()
+}
+
 /// One run of a model.
 pub(crate) struct Run<'a> {
     pub limits: &'a LoadLimits,
@@ -265,6 +289,9 @@ pub(crate) struct Run<'a> {
     pub lane: Option<&'a Lane>,
     /// Bytes of all values in slots; what two slots share counts twice.
     live_bytes: Cell<u64>,
+    /// An attribute that the node at work has, and that is not of the type that
+    /// its operator reads.
+    misread: RefCell<Option<String>>,
 }
 
 /// The values of one graph while it runs.
@@ -298,7 +325,21 @@ impl Drop for Slots<'_> {
     }
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn new(limits: &'a LoadLimits, deadline: Option<Deadline>, lane: Option<&'a Lane>) -> Self {
+        Self { limits, deadline, lane, live_bytes: Cell::new(0), misread: RefCell::default() }
+    }
+
+    /// Refuse to go on with more alive than allowed.
+    fn check_live(&self, node: &Node) -> Result<(), InferenceError> {
+        let (live, allowed) = (self.live_bytes.get(), self.limits.max_run_bytes);
+        if live > allowed {
+            let what = format!("max_run_bytes: all that lives at {:?}", node.label);
+            return Err(InferenceError::over(what, live, allowed));
+        }
+        Ok(())
+    }
+
     /// Run a graph on values for its inputs. `outer` gives the values of the
     /// graph around it.
     fn graph(
@@ -334,16 +375,12 @@ impl Run<'_> {
             }
             for (slot, value) in node.outputs.iter().zip(made) {
                 if let Some(slot) = slot
-                    && !node.last_uses.contains(slot)
+                    && node.last_uses.binary_search(slot).is_err()
                 {
                     slots.set(*slot, value);
                 }
             }
-            let live = self.live_bytes.get();
-            if live > self.limits.max_run_bytes {
-                let what = format!("max_run_bytes: all that lives at {:?}", node.label);
-                return Err(InferenceError::over(what, live, self.limits.max_run_bytes));
-            }
+            self.check_live(node)?;
         }
         if let Some(deadline) = &self.deadline {
             deadline.check("its end")?;
@@ -365,10 +402,23 @@ impl Run<'_> {
         let made = if control::is_control(node) {
             control::run(&call, &|slot| values[slot].clone())
         } else {
-            self.operate(&call)
+            // Operators check what they are given. Should one overlook
+            // something, it takes neither the host nor another model with it.
+            catch_unwind(AssertUnwindSafe(|| self.operate(&call))).unwrap_or_else(|payload| {
+                Err(OpError::invalid(format!("panic: {}", panic_message(&*payload))))
+            })
         };
+        let misread = self.misread.take();
         let made = made.map_err(|e| e.at(node))?;
+        if let Some(name) = misread {
+            let reason = format!("attribute {name:?} is not of the type that the operator has");
+            return Err(OpError::invalid(reason).at(node));
+        }
         for value in &made {
+            if value.depth() > Value::MAX_DEPTH {
+                let reason = format!("values within values, more than {} deep", Value::MAX_DEPTH);
+                return Err(OpError::invalid(reason).at(node));
+            }
             let bytes = value.size_bytes();
             if bytes > self.limits.max_tensor_bytes {
                 let what = format!("max_tensor_bytes: the result of {:?}", node.label);

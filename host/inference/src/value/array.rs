@@ -8,7 +8,7 @@ use headland_tensor::{DType, Shape, Tensor};
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 
 use super::{Element, Small};
-use crate::interpreter::{OpError, OpResult};
+use crate::interpreter::{OpError, OpResult, check_rank};
 
 /// A dense, row-major array. Cloning and reshaping share the elements.
 #[derive(Debug, Clone, PartialEq)]
@@ -124,6 +124,7 @@ impl Array {
             Lanes::Eight(v) => (8, v.len()),
             Lanes::Text(v) => (16, v.len()),
         };
+        check_rank(shape.len())?;
         if Some(len) != element_count(shape) || width != element.size_bytes() {
             return Err(OpError::invalid(format!("{len} elements for {element} {shape:?}")));
         }
@@ -377,13 +378,14 @@ impl Array {
     }
 }
 
-/// How many elements a shape has, unless they are too many to count: a size of
-/// nought makes none of them, whatever the others.
+/// How many elements a shape has, unless they are too many to count. That goes
+/// for a shape with a size of nought too, so that any part of a shape that an
+/// array has can be counted.
 fn element_count(shape: &[usize]) -> Option<usize> {
-    if shape.contains(&0) {
-        return Some(0);
-    }
-    shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size))
+    let sizes = shape.iter().filter(|&&size| size > 0);
+    let count = sizes.copied().try_fold(1usize, usize::checked_mul)?;
+    isize::try_from(count).ok()?;
+    Some(if shape.contains(&0) { 0 } else { count })
 }
 
 /// A slice in a shape.

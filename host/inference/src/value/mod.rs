@@ -88,11 +88,30 @@ impl Value {
         }
     }
 
-    /// Bytes that it takes in host memory.
+    /// How many values may be within each other; ONNX's types have four at
+    /// most.
+    pub(crate) const MAX_DEPTH: usize = 8;
+
+    /// How many values are within each other: none in a tensor.
+    pub(crate) fn depth(&self) -> usize {
+        let inner = match self {
+            Self::Sequence(values) => values.iter().map(Self::depth).max(),
+            Self::Optional(inner) => inner.as_ref().map(|value| value.depth()),
+            Self::Map(map) => map.values().map(Self::depth).max(),
+            _ => return 0,
+        };
+        1 + inner.unwrap_or(0)
+    }
+
+    /// Bytes that it takes in memory, where its elements are.
     pub fn size_bytes(&self) -> u64 {
         match self {
             Self::Array(array) => array.size_bytes(),
-            Self::Sequence(values) => values.iter().map(Self::size_bytes).sum(),
+            // Values of a few bytes take memory too.
+            Self::Sequence(values) => {
+                let own = (values.len() * size_of::<Self>()) as u64;
+                values.iter().map(Self::size_bytes).sum::<u64>() + own
+            }
             Self::Optional(inner) => inner.as_ref().map_or(0, |v| v.size_bytes()),
             Self::Map(map) => map.values().map(|v| v.size_bytes() + 32).sum(),
             #[cfg(feature = "gpu")]

@@ -2,8 +2,15 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, Once},
+    time::{Duration, Instant},
+};
 
+#[cfg(feature = "gpu")]
+use headland_inference::gpu;
+use headland_inference::{CpuExecutor, Executor, InterpretingExecutor};
 use headland_tensor::{DType, Shape, Tensor};
 use prost::Message;
 use tract_onnx::pb::{
@@ -63,6 +70,43 @@ pub fn float(name: &str, f: f32) -> AttributeProto {
         f,
         ..Default::default()
     }
+}
+
+pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto {
+        name: name.to_owned(),
+        r#type: AttributeType::Ints as i32,
+        ints: values.to_vec(),
+        ..Default::default()
+    }
+}
+
+pub fn tensor(name: &str, value: TensorProto) -> AttributeProto {
+    AttributeProto {
+        name: name.to_owned(),
+        r#type: AttributeType::Tensor as i32,
+        t: Some(value),
+        ..Default::default()
+    }
+}
+
+pub fn text(name: &str, value: &str) -> AttributeProto {
+    AttributeProto {
+        name: name.to_owned(),
+        r#type: AttributeType::String as i32,
+        s: value.as_bytes().to_vec(),
+        ..Default::default()
+    }
+}
+
+/// `node`, with attributes.
+pub fn node_with(
+    op: &str,
+    inputs: &[&str],
+    outputs: &[&str],
+    attribute: Vec<AttributeProto>,
+) -> NodeProto {
+    NodeProto { attribute, ..node(op, inputs, outputs) }
 }
 
 pub fn body(name: &str, g: GraphProto) -> AttributeProto {
@@ -200,4 +244,76 @@ pub fn read_npy(path: &std::path::Path) -> Tensor {
     let dims = header.split_once('(').unwrap().1.split_once(')').unwrap().0;
     let dims: Vec<u32> = dims.split(',').filter_map(|d| d.trim().parse().ok()).collect();
     Tensor::new(dtype, Shape::new(dims).unwrap(), &file[10 + header_len..]).unwrap()
+}
+
+/// Every executor that this build has, by name; the device is burn's own CPU
+/// backend.
+pub fn executors() -> Vec<(&'static str, Arc<dyn Executor>)> {
+    vec![
+        ("cpu", Arc::new(CpuExecutor)),
+        ("interpreter", Arc::new(InterpretingExecutor)),
+        #[cfg(feature = "gpu")]
+        ("gpu", Arc::new(gpu::GpuExecutor::new(gpu::Device::burn_cpu().unwrap()))),
+    ]
+}
+
+/// Where this process has panicked since [`watch_panics`] was first called:
+/// messages with their places, also of panics that were caught.
+static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Note every panic from now on.
+pub fn watch_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let file = info.location().map_or("", |l| l.file());
+            PANICS.lock().unwrap().push(info.to_string());
+            if file.contains("inference/") {
+                before(info);
+            }
+        }));
+    });
+}
+
+/// The panics since the last call, and how many of them were in this crate.
+pub fn panics() -> (Vec<String>, usize) {
+    let panics = std::mem::take(&mut *PANICS.lock().unwrap());
+    let own = panics.iter().filter(|p| p.contains("inference/src")).count();
+    (panics, own)
+}
+
+/// A chain of pseudo-random numbers, the same in every run.
+pub struct Xorshift(pub u64);
+
+impl Xorshift {
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A number below `end`, and 0 below nothing.
+    pub fn below(&mut self, end: usize) -> usize {
+        if end == 0 { 0 } else { (self.next() % end as u64) as usize }
+    }
+}
+
+/// Run `work` on a thread of its own, with the stack that Rust gives one. What it
+/// gives, and how long it took; `None` when that is longer than `limit`.
+pub fn timed<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<(T, Duration)> {
+    let (done, end) = std::sync::mpsc::channel();
+    let start = Instant::now();
+    let worker = std::thread::spawn(move || drop(done.send(work())));
+    match end.recv_timeout(limit) {
+        Ok(made) => Some((made, start.elapsed())),
+        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => None,
+        Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
+            std::panic::resume_unwind(worker.join().unwrap_err())
+        }
+    }
 }

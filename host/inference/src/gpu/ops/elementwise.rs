@@ -7,10 +7,10 @@ use burn_backend::{
 use burn_dispatch::{Dispatch as D, DispatchTensor as T};
 use headland_tensor::DType;
 
-use super::{BOOL, DeviceCall, Op, align, expand, one, value};
+use super::{BOOL, DeviceCall, Op, align, alike, common_shape, expand, one, value};
 use crate::{
     gpu::device::{DeviceTensor, INDEX, Storage},
-    interpreter::{OpError, OpResult, broadcast_shape},
+    interpreter::{OpError, OpResult},
     value::{Element, Value},
 };
 
@@ -162,17 +162,15 @@ fn is_inf(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
 }
 
 /// Two inputs in the rank of their broadcast shape, and that shape.
-fn pair(a: &DeviceTensor, b: &DeviceTensor) -> OpResult<(T, T, Vec<usize>)> {
-    let shape = broadcast_shape(&[a.shape(), b.shape()])?;
+fn pair(call: &DeviceCall<'_>, a: &DeviceTensor, b: &DeviceTensor) -> OpResult<(T, T, Vec<usize>)> {
+    alike(&[a, b])?;
+    let shape = common_shape(call, &[a, b])?;
     Ok((align(a, shape.len())?.tensor, align(b, shape.len())?.tensor, shape))
 }
 
 fn binary(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
     let (a, b) = (call.float(0)?, call.float(1)?);
-    if a.element() != b.element() {
-        return Err(OpError::unsupported(format!("{} with {}", a.element(), b.element())));
-    }
-    let (x, y, shape) = pair(&a, &b)?;
+    let (x, y, shape) = pair(call, &a, &b)?;
     let made = match call.op() {
         "Add" => D::float_add(x, y),
         "Sub" => D::float_sub(x, y),
@@ -198,7 +196,7 @@ fn variadic(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
     let mut total = call.float(0)?;
     for index in 1..count {
         let next = call.float(index)?;
-        let (x, y, shape) = pair(&total, &next)?;
+        let (x, y, shape) = pair(call, &total, &next)?;
         let made = match call.op() {
             "Max" | "Min" => {
                 // Where either is NaN, so is the result.
@@ -229,10 +227,7 @@ fn spread(tensor: &DeviceTensor, shape: &[usize]) -> OpResult<T> {
 
 fn compare(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
     let (a, b) = (call.tensor(0)?, call.tensor(1)?);
-    if a.element() != b.element() {
-        return Err(OpError::unsupported(format!("{} with {}", a.element(), b.element())));
-    }
-    let (x, y, shape) = pair(&a, &b)?;
+    let (x, y, shape) = pair(call, &a, &b)?;
     let bools = call.device().bools();
     let made = match (a.storage(), call.op()) {
         (Storage::Float, "Equal") => D::float_equal(x, y, bools),
@@ -265,7 +260,7 @@ fn logic(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
         return one(D::bool_not(a.tensor.clone()), a.shape(), BOOL);
     }
     let b = bool_of(call, 1)?;
-    let shape = broadcast_shape(&[a.shape(), b.shape()])?;
+    let shape = common_shape(call, &[&a, &b])?;
     let (x, y) = (expand(&a, &shape)?, expand(&b, &shape)?);
     let made = match call.op() {
         "And" => D::bool_and(x, y),
@@ -278,10 +273,8 @@ fn logic(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
 fn select(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
     let condition = bool_of(call, 0)?;
     let (yes, no) = (call.tensor(1)?, call.tensor(2)?);
-    if yes.element() != no.element() {
-        return Err(OpError::invalid(format!("{} and {}", yes.element(), no.element())));
-    }
-    let shape = broadcast_shape(&[condition.shape(), yes.shape(), no.shape()])?;
+    alike(&[&yes, &no])?;
+    let shape = common_shape(call, &[&yes, &no, &condition])?;
     let (mask, a, b) = (expand(&condition, &shape)?, expand(&yes, &shape)?, expand(&no, &shape)?);
     let made = match yes.storage() {
         Storage::Float => D::float_mask_where(b, mask, a),

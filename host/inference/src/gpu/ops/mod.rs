@@ -25,7 +25,7 @@ use super::{
     device::{Device, DeviceTensor, Storage, guard},
 };
 use crate::{
-    interpreter::{Call, OpError, OpResult},
+    interpreter::{Call, OpError, OpResult, broadcast_shape},
     value::{Array, Element, Value},
 };
 
@@ -50,7 +50,10 @@ pub(super) fn run(call: &Call<'_>, lane: &Lane) -> OpResult<Vec<Value>> {
         _ => None,
     };
     let op = op.ok_or_else(|| OpError::unsupported("no such operator for the device"))?;
-    guard("running on the device", || op(&DeviceCall { call, lane }))?
+    // Whatever burn panics on, the host has its own answer to. If it is that the
+    // device is lost, fetching the inputs from there says so.
+    guard("running on the device", || op(&DeviceCall { call, lane }))
+        .unwrap_or_else(|e| Err(OpError::unsupported(e.to_string())))
 }
 
 /// The part at `index` of axis `along`, which is gone from the result.
@@ -162,6 +165,34 @@ fn one(tensor: DispatchTensor, shape: &[usize], element: Element) -> OpResult<Ve
 /// A result on the device, in this shape.
 fn value(tensor: DispatchTensor, shape: &[usize], element: Element) -> OpResult<Value> {
     DeviceTensor::new(tensor, element).reshape(shape).map(Value::Device)
+}
+
+/// Refuse, for the device, tensors of different element types.
+fn alike(tensors: &[&DeviceTensor]) -> OpResult<()> {
+    let elements = tensors.iter().map(|tensor| tensor.element());
+    match elements.clone().zip(elements.skip(1)).find(|(a, b)| a != b) {
+        Some((a, b)) => Err(OpError::unsupported(format!("{a} with {b}"))),
+        None => Ok(()),
+    }
+}
+
+/// The shape that these broadcast to, within the limit.
+fn common_shape(call: &DeviceCall<'_>, tensors: &[&DeviceTensor]) -> OpResult<Vec<usize>> {
+    let shapes: Vec<&[usize]> = tensors.iter().map(|tensor| tensor.shape()).collect();
+    let shape = broadcast_shape(&shapes)?;
+    if let Some(first) = tensors.first() {
+        call.reserve(first.element(), &shape)?;
+    }
+    Ok(shape)
+}
+
+/// A tensor that broadcasts to the shape, with as many dimensions.
+fn within(tensor: &DeviceTensor, shape: &[usize]) -> OpResult<DispatchTensor> {
+    if broadcast_shape(&[tensor.shape(), shape])? != shape {
+        let own = tensor.shape();
+        return Err(OpError::invalid(format!("{own:?} does not broadcast to {shape:?}")));
+    }
+    Ok(align(tensor, shape.len())?.tensor)
 }
 
 /// Spread a tensor over a shape that it broadcasts to.

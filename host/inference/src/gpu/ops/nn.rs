@@ -4,7 +4,7 @@ use burn_backend::ops::{ConvOptions, ConvTransposeOptions, FloatTensorOps, Modul
 use burn_dispatch::{Dispatch as D, DispatchTensor as T};
 
 use super::{
-    DeviceCall, Op, linear::product, one, permute, reduce::along, shape::part, shape::pick,
+    DeviceCall, Op, alike, linear::product, one, permute, reduce::along, shape::part, shape::pick,
     shape::surround,
 };
 use crate::{
@@ -101,8 +101,8 @@ fn conv(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
     }
     let windows = windows(call, x.shape(), &w.shape()[2..])?;
     let bias = call.optional_float(2)?;
-    if bias.as_ref().is_some_and(|b| b.shape() != [features]) {
-        return Err(OpError::invalid(format!("a bias for {features} features")));
+    if bias.as_ref().is_some_and(|b| b.shape() != [features] || b.element() != x.element()) {
+        return Err(OpError::unsupported(format!("a bias for {features} features")));
     }
     let mut shape = vec![batch, features];
     shape.extend(windows.iter().map(|w| w.count));
@@ -114,6 +114,7 @@ fn conv(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
 
 fn conv_transpose(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
     let (x, w) = (call.float(0)?, call.float(1)?);
+    alike(&[&x, &w])?;
     if x.rank() < 3 || x.rank() != w.rank() || w.shape()[0] != x.shape()[1] {
         return Err(OpError::invalid(format!("weights {:?} for {:?}", w.shape(), x.shape())));
     }
@@ -128,6 +129,9 @@ fn conv_transpose(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
     }
     // What the windows cover, and what is cut off it or comes after it.
     let whole = |w: &Sweep| (w.count - 1) * w.stride + (w.kernel - 1) * w.dilation + 1;
+    let mut made_shape = vec![batch, features];
+    made_shape.extend(windows.iter().map(|w| whole(w).max(w.pads.0 as usize + w.size)));
+    call.reserve(x.element(), &made_shape)?;
     let after = |w: &Sweep| (w.pads.0 as usize + w.size).saturating_sub(whole(w));
     fn options<const N: usize>(
         windows: &[Sweep],
@@ -139,7 +143,11 @@ fn conv_transpose(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
         ConvTransposeOptions::new(stride, [0; N], fixed(windows, after), dilation, groups)
     }
     let (t, weights) = (x.tensor.clone(), w.tensor.clone());
-    let bias = call.optional_float(2)?.map(|b| b.tensor);
+    let bias = call.optional_float(2)?;
+    if bias.as_ref().is_some_and(|b| b.shape() != [features] || b.element() != x.element()) {
+        return Err(OpError::unsupported(format!("a bias for {features} features")));
+    }
+    let bias = bias.map(|b| b.tensor);
     let made = match windows.len() {
         1 => D::conv_transpose1d(t, weights, bias, options(&windows, groups, after)),
         2 => D::conv_transpose2d(t, weights, bias, options(&windows, groups, after)),
@@ -167,6 +175,12 @@ fn pooled(call: &DeviceCall<'_>, x: &DeviceTensor, fill: f32) -> OpResult<(Vec<S
         around[axis + 2] = (before, reach.saturating_sub(before + w.size));
         used[axis + 2].1 = reach;
     }
+    let around_all = around.iter().zip(x.shape());
+    let whole: Vec<usize> = around_all.map(|(a, s)| s.saturating_add(a.0 + a.1)).collect();
+    call.reserve(x.element(), &whole)?;
+    let mut shape = x.shape()[..2].to_vec();
+    shape.extend(windows.iter().map(|w| w.count));
+    call.reserve(x.element(), &shape)?;
     let whole = surround(x, &around, fill)?;
     let exact = whole.shape().iter().zip(&used).all(|(size, used)| *size == used.1);
     Ok((windows, if exact { whole.tensor } else { part(&whole, &used)?.tensor }))
@@ -288,7 +302,7 @@ fn resize(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
         let turned = permute(&made, &order);
         let mut shape = turned.shape().to_vec();
         let lines: usize = shape[..last].iter().product();
-        let product = product(&turned.reshape(&[lines, size])?, &weights)?;
+        let product = product(call, &turned.reshape(&[lines, size])?, &weights)?;
         shape[last] = rows.len();
         made = permute(&product.reshape(&shape)?, &order);
     }

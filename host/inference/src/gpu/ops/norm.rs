@@ -3,7 +3,7 @@
 use burn_backend::{Scalar, ops::FloatTensorOps};
 use burn_dispatch::{Dispatch as D, DispatchTensor as T};
 
-use super::{DeviceCall, Op, align, one, reduce::along};
+use super::{DeviceCall, Op, alike, one, reduce::along, within};
 use crate::{
     gpu::device::DeviceTensor,
     interpreter::{OpError, OpResult, axes, axis},
@@ -24,6 +24,9 @@ pub(super) fn find(name: &str) -> Option<Op> {
     })
 }
 
+/// The largest window of `LRN` on the device, which makes a tensor for each step.
+const MAX_WINDOW: usize = 64;
+
 fn scalar(value: f32) -> Scalar {
     Scalar::Float(value.into())
 }
@@ -31,6 +34,7 @@ fn scalar(value: f32) -> Scalar {
 /// A tensor [C] in the shape [1, C, 1, ..] of a tensor [N, C, ..].
 fn by_channel(call: &DeviceCall<'_>, index: usize, like: &DeviceTensor) -> OpResult<T> {
     let tensor = call.float(index)?;
+    alike(&[like, &tensor])?;
     let &[_, channels, ..] = like.shape() else {
         return Err(OpError::invalid(format!("no channels in {:?}", like.shape())));
     };
@@ -93,6 +97,7 @@ fn group(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
     if call.opset() < 21 {
         // Scale and bias are one for each group.
         let (scale, bias) = (call.float(1)?, call.float(2)?);
+        alike(&[&x, &scale, &bias])?;
         let shape = [1, groups, 1];
         let made = D::float_mul(made.tensor, scale.reshape(&shape)?.tensor);
         let made = D::float_add(made, bias.reshape(&shape)?.tensor);
@@ -111,9 +116,12 @@ fn layer(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
     let from = axis(call.int_or("axis", -1), x.rank())?;
     let over: Vec<usize> = (from..x.rank()).collect();
     let mut made = standardised(&x, &over, call.float_or("epsilon", 1e-5));
-    made = D::float_mul(made, align(&call.float(1)?, x.rank())?.tensor);
+    let scale = call.float(1)?;
+    alike(&[&x, &scale])?;
+    made = D::float_mul(made, within(&scale, x.shape())?);
     if let Some(bias) = call.optional_float(2)? {
-        made = D::float_add(made, align(&bias, x.rank())?.tensor);
+        alike(&[&x, &bias])?;
+        made = D::float_add(made, within(&bias, x.shape())?);
     }
     one(made, x.shape(), x.element())
 }
@@ -126,8 +134,9 @@ fn root_mean_square(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
     let mean = along(&DeviceTensor::new(squares, x.element()), &over, D::float_mean_dim).tensor;
     let epsilon = scalar(call.float_or("epsilon", 1e-5));
     let made = D::float_div(x.tensor.clone(), D::float_sqrt(D::float_add_scalar(mean, epsilon)));
-    let made = D::float_mul(made, align(&call.float(1)?, x.rank())?.tensor);
-    one(made, x.shape(), x.element())
+    let scale = call.float(1)?;
+    alike(&[&x, &scale])?;
+    one(D::float_mul(made, within(&scale, x.shape())?), x.shape(), x.element())
 }
 
 fn length(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
@@ -155,13 +164,16 @@ fn local(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
     let &[_, channels, ..] = x.shape() else {
         return Err(OpError::invalid(format!("no channels in {:?}", x.shape())));
     };
-    if size == 0 || size > channels.saturating_mul(2) {
+    if size == 0 || size > channels.saturating_mul(2) || size > MAX_WINDOW {
         return Err(OpError::unsupported(format!("a window of {size}")));
     }
     let t = x.tensor.clone();
     let squares = DeviceTensor::new(D::float_mul(t.clone(), t.clone()), x.element());
     let mut around = vec![(0, 0); x.rank()];
     around[1] = ((size - 1) / 2, size / 2);
+    let mut shape = x.shape().to_vec();
+    shape[1] += size - 1;
+    call.reserve(x.element(), &shape)?;
     let padded = super::shape::surround(&squares, &around, 0.0)?;
     let mut sum: Option<T> = None;
     for from in 0..size {

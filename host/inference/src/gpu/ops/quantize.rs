@@ -176,7 +176,11 @@ fn quantized_conv(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
         return Err(OpError::invalid(format!("weights {:?} for {:?}", w.shape(), x.shape())));
     }
     let windows = nn::windows(call, x.shape(), &w.shape()[2..])?;
-    let bias = call.value(8).map(|_| held(call, 8)).transpose()?.map(|b| b.tensor);
+    let bias = call.value(8).map(|_| held(call, 8)).transpose()?;
+    if bias.as_ref().is_some_and(|b| b.shape() != [features]) {
+        return Err(OpError::invalid(format!("a bias for {features} features")));
+    }
+    let bias = bias.map(|b| b.tensor);
     let mut shape = vec![x.shape()[0], features];
     shape.extend(windows.iter().map(|w| w.count));
     call.reserve(super::F32, &shape)?;
@@ -189,6 +193,6 @@ fn quantized_product(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
     if a.rank() < 2 || b.rank() < 2 {
         return Err(OpError::unsupported("a quantised product with a vector"));
     }
-    let made = linear::product(&a, &b)?;
+    let made = linear::product(call, &a, &b)?;
     requantised(call, made.tensor.clone(), made.shape(), [1, 4, 6], 7, -1)
 }

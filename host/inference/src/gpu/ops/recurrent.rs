@@ -10,7 +10,7 @@ use burn_backend::{
 };
 use burn_dispatch::{Dispatch as D, DispatchTensor as T};
 
-use super::{DeviceCall, Op, linear::product, part_at, permute, shape::range, stack};
+use super::{DeviceCall, Op, alike, linear::product, part_at, permute, shape::range, stack};
 use crate::{
     gpu::device::{DeviceTensor, float_type},
     interpreter::{OpError, OpResult},
@@ -70,9 +70,19 @@ fn recurrent(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
         return Err(OpError::invalid(format!("W {:?} for X {:?}", w.shape(), x.shape())));
     }
     let bias = call.optional_float(3)?;
+    if bias.as_ref().is_some_and(|b| {
+        Some(b.shape())
+            != rows.checked_mul(2).map(|rows| [directions, rows]).as_ref().map(|shape| &shape[..])
+    }) {
+        return Err(OpError::invalid(format!("B for R {:?}", r.shape())));
+    }
+    alike(&[&x, &w, &r])?;
     let start = |index: usize| -> OpResult<Option<DeviceTensor>> {
         let state = call.optional_float(index)?;
         match &state {
+            Some(s) if s.element() != x.element() => {
+                Err(OpError::unsupported("a state of another type"))
+            }
             Some(s) if s.shape() != [directions, batch, hidden] => {
                 Err(OpError::invalid(format!("a state of shape {:?}", s.shape())))
             }
@@ -106,21 +116,22 @@ fn recurrent(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
         let (mut h, mut c) = (state(&h0)?, state(&c0)?);
         // The inputs' share of every step in one product.
         let flat = x.reshape(&[steps * batch, input])?;
-        let inputs = add(&product(&flat, &weights.w)?, &weights.input_bias)?;
+        let inputs = add(&product(call, &flat, &weights.w)?, &weights.input_bias)?;
         let inputs = inputs.reshape(&[steps, batch, rows])?;
         let backwards = direction == "reverse" || way == 1;
         let mut outputs = Vec::with_capacity(steps);
         for step in 0..steps {
+            call.on_time()?;
             let at = if backwards { steps - 1 - step } else { step };
             let gate_inputs = part_at(&inputs, 0, at)?;
             (h, c) = match call.op() {
-                "LSTM" => lstm(&gate_inputs, &h, &c, &weights, hidden)?,
+                "LSTM" => lstm(call, &gate_inputs, &h, &c, &weights, hidden)?,
                 "GRU" => {
                     let before_reset = call.flag("linear_before_reset", false);
-                    (gru(&gate_inputs, &h, &weights, hidden, before_reset)?, c)
+                    (gru(call, &gate_inputs, &h, &weights, hidden, before_reset)?, c)
                 }
                 _ => {
-                    let sum = add(&product(&h, &weights.r)?, &weights.hidden_bias)?;
+                    let sum = add(&product(call, &h, &weights.r)?, &weights.hidden_bias)?;
                     let sum = D::float_add(gate_inputs.tensor, sum.tensor);
                     (DeviceTensor::new(D::float_tanh(sum), x.element()), c)
                 }
@@ -149,13 +160,14 @@ fn gate(all: &DeviceTensor, index: usize, hidden: usize) -> OpResult<T> {
 }
 
 fn lstm(
+    call: &DeviceCall<'_>,
     inputs: &DeviceTensor,
     h: &DeviceTensor,
     c: &DeviceTensor,
     weights: &Weights,
     hidden: usize,
 ) -> OpResult<(DeviceTensor, DeviceTensor)> {
-    let recurrent = add(&product(h, &weights.r)?, &weights.hidden_bias)?;
+    let recurrent = add(&product(call, h, &weights.r)?, &weights.hidden_bias)?;
     let sum = D::float_add(inputs.tensor.clone(), recurrent.tensor);
     let sum = DeviceTensor::new(sum, inputs.element());
     let input = D::sigmoid(gate(&sum, 0, hidden)?);
@@ -169,6 +181,7 @@ fn lstm(
 }
 
 fn gru(
+    call: &DeviceCall<'_>,
     inputs: &DeviceTensor,
     h: &DeviceTensor,
     weights: &Weights,
@@ -188,16 +201,16 @@ fn gru(
         None => (None, None),
     };
     let (in_gates, in_hidden) = split(inputs, 1)?;
-    let gates = add(&product(h, &r_gates)?, &bias_gates)?;
+    let gates = add(&product(call, h, &r_gates)?, &bias_gates)?;
     let gates = D::sigmoid(D::float_add(in_gates.tensor, gates.tensor));
     let gates = DeviceTensor::new(gates, h.element());
     let (update, reset) = (gate(&gates, 0, hidden)?, gate(&gates, 1, hidden)?);
     let candidate = if before_reset {
-        let own = add(&product(h, &r_hidden)?, &bias_hidden)?;
+        let own = add(&product(call, h, &r_hidden)?, &bias_hidden)?;
         D::float_mul(reset, own.tensor)
     } else {
         let kept = DeviceTensor::new(D::float_mul(reset, h.tensor.clone()), h.element());
-        add(&product(&kept, &r_hidden)?, &bias_hidden)?.tensor
+        add(&product(call, &kept, &r_hidden)?, &bias_hidden)?.tensor
     };
     let candidate = D::float_tanh(D::float_add(in_hidden.tensor, candidate));
     // (1 - z) * candidate + z * h, with one product less.

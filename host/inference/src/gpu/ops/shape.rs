@@ -225,12 +225,15 @@ fn split(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
         (Some(list), _) => sizes(list)?,
         (None, Some(list)) => sizes(&list.to_i64s()?)?,
         (None, None) => {
-            let count = call.int("num_outputs").map_or(call.output_count(), |n| n.max(1) as usize);
-            let each = whole.div_ceil(count.max(1));
+            let count = call.int_or("num_outputs", call.output_count() as i64).max(1) as usize;
+            if count > call.output_count() {
+                return Err(OpError::unsupported(format!("{count} parts")));
+            }
+            let each = whole.div_ceil(count);
             (0..count).map(|i| each.min(whole.saturating_sub(i * each))).collect()
         }
     };
-    if counts.iter().sum::<usize>() != whole {
+    if counts.iter().fold(0usize, |sum, &count| sum.saturating_add(count)) != whole {
         return Err(OpError::invalid(format!("{counts:?} of {whole} along axis {along}")));
     }
     let mut from = 0;
@@ -463,19 +466,11 @@ fn gather(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
         return Err(OpError::unsupported("a tensor without elements"));
     }
     let picked = match call.need(1)? {
-        // Indices that were made on the device are within its sizes: only
-        // operators that pick positions make them there.
-        Value::Device(indices) if indices.storage() == Storage::Int => {
-            let flat = indices.reshape(&[places.iter().product()])?;
-            let t = x.tensor.clone();
-            let made = match x.storage() {
-                Storage::Float => D::float_select(t, along, flat.tensor),
-                Storage::Int => D::int_select(t, along, flat.tensor),
-                Storage::Bool => D::bool_select(t, along, flat.tensor),
-            };
-            DeviceTensor::new(made, x.element())
+        // What is on the device may point anywhere; only here can it be checked.
+        indices @ Value::Device(_) => {
+            let indices = call.lane.host(indices)?;
+            pick(call, &x, along, &wrapped(indices.array()?, x.shape()[along])?)?
         }
-        Value::Device(_) => return Err(OpError::unsupported("indices that are no whole numbers")),
         indices => pick(call, &x, along, &wrapped(indices.array()?, x.shape()[along])?)?,
     };
     moved(picked.reshape(&shape)?)
@@ -512,7 +507,7 @@ fn image(x: &DeviceTensor, block: i64) -> OpResult<([usize; 4], usize)> {
 fn depth_to_space(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
     let x = call.tensor(0)?;
     let ([n, c, h, w], b) = image(&x, call.int_or("blocksize", 0))?;
-    if c % (b * b) != 0 {
+    if b > c || c % (b * b) != 0 {
         return Err(OpError::invalid(format!("{c} channels in blocks of {b}")));
     }
     let depth = c / (b * b);

@@ -208,6 +208,7 @@ fn attend<T: Real>(call: &Call<'_>) -> OpResult<Vec<Value>> {
     let idle = out.is_empty() && scores.capacity() == 0;
     let rows = if idle { 0 } else { batches * heads * queries };
     for index in 0..rows {
+        call.on_time()?;
         let (batch, head, at) = (index / queries / heads, index / queries % heads, index % queries);
         let shared = batch * key_heads + head / (heads / key_heads);
         let query = &query_data[index * size..][..size];

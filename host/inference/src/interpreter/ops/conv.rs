@@ -522,16 +522,16 @@ fn conv<T: Real>(call: &Call<'_>) -> OpResult<Vec<Value>> {
         // One stretch for each tap and line, for all channels.
         let lines = plan.windows / plan.sweeps.last().map_or(1, |sweep| sweep.count);
         if plan.channels == 1 && plan.taps.saturating_mul(lines) <= SCRATCH {
-            depthwise(&plan, &x, &w, &mut y);
+            depthwise(call, &plan, &x, &w, &mut y)?;
         } else {
-            multiply_windows(&plan, &x, &w, &mut y)?;
+            multiply_windows(call, &plan, &x, &w, &mut y)?;
         }
     }
     Ok(vec![T::write(call.array(0)?.element(), &shape, y)?.into()])
 }
 
 /// Add to `y` what windows of one channel give, tap by tap.
-fn depthwise<T: Real>(plan: &Plan, x: &[T], w: &[T], y: &mut [T]) {
+fn depthwise<T: Real>(call: &Call<'_>, plan: &Plan, x: &[T], w: &[T], y: &mut [T]) -> OpResult<()> {
     let step = plan.sweeps.last().map_or(1, |sweep| sweep.stride);
     let all = 0..plan.windows;
     let stretches: Vec<Vec<Stretch>> =
@@ -543,6 +543,9 @@ fn depthwise<T: Real>(plan: &Plan, x: &[T], w: &[T], y: &mut [T]) {
         let from = &x[plane * plan.pixels..][..plan.pixels];
         let weights = &w[feature * plan.taps..][..plan.taps];
         for (&weight, stretches) in weights.iter().zip(&stretches) {
+            if plan.windows >= SCRATCH {
+                call.on_time()?;
+            }
             for stretch in stretches {
                 let to = &mut to[stretch.window..][..stretch.len];
                 let from = &from[stretch.pixel..];
@@ -555,12 +558,20 @@ fn depthwise<T: Real>(plan: &Plan, x: &[T], w: &[T], y: &mut [T]) {
                 }
             }
         }
+        call.on_time()?;
     }
+    Ok(())
 }
 
 /// Add to `y` the product of the weights and the unrolled image, group by
 /// group.
-fn multiply_windows<T: Real>(plan: &Plan, x: &[T], w: &[T], y: &mut [T]) -> OpResult<()> {
+fn multiply_windows<T: Real>(
+    call: &Call<'_>,
+    plan: &Plan,
+    x: &[T],
+    w: &[T],
+    y: &mut [T],
+) -> OpResult<()> {
     let rows = plan.rows();
     let mut columns = Vec::new();
     let images = x.chunks_exact(plan.channels * plan.pixels);
@@ -570,10 +581,15 @@ fn multiply_windows<T: Real>(plan: &Plan, x: &[T], w: &[T], y: &mut [T]) -> OpRe
         let weights = ArrayView2::from_shape((plan.features, rows), weights)?;
         if plan.is_pointwise() {
             let image = ArrayView2::from_shape((rows, plan.windows), image)?;
-            multiply_into(weights, image, result, plan.windows, &(0..plan.windows))?;
+            for block in plan.blocks(rows) {
+                call.on_time()?;
+                let image = image.slice_axis(Axis(1), Slice::from(block.clone()));
+                multiply_into(weights, image, result, plan.windows, &block)?;
+            }
             continue;
         }
         for block in plan.blocks(rows) {
+            call.on_time()?;
             plan.unroll(image, &block, &mut columns);
             let columns = ArrayView2::from_shape((rows, block.len()), &columns)?;
             multiply_into(weights, columns, result, plan.windows, &block)?;
@@ -677,6 +693,7 @@ fn conv_transpose<T: Real>(call: &Call<'_>) -> OpResult<Vec<Value>> {
             let weights = ArrayView2::from_shape((features, rows), weights)?;
             let input = ArrayView2::from_shape((features, plan.windows), input)?;
             for block in plan.blocks(rows) {
+                call.on_time()?;
                 columns.clear();
                 columns.resize(rows * block.len(), T::zero());
                 let input = input.slice_axis(Axis(1), Slice::from(block.clone()));
@@ -735,6 +752,7 @@ fn deform_conv<T: Real>(call: &Call<'_>) -> OpResult<Vec<Value>> {
         let results = y.chunks_exact_mut(all_features * plan.windows);
         for (batch, (image, result)) in images.zip(results).enumerate() {
             for block in plan.blocks(all_channels * plan.taps) {
+                call.on_time()?;
                 deformed.unroll(image, batch, &block, &mut columns);
                 for group in 0..plan.groups {
                     let weights = &w[group * plan.features * rows..][..plan.features * rows];

@@ -120,6 +120,9 @@ pub(super) fn finished<T: Scalar>(made: ArrayD<T>) -> OpResult<Array> {
     Array::new(&shape, elements)
 }
 
+/// How many products of numbers go between two looks at the clock.
+const STRETCH: usize = 1 << 28;
+
 /// For each place in `to`, which `from` broadcasts to, the flat index in
 /// `from`.
 fn broadcast_indices(from: &[usize], to: &[usize]) -> Vec<usize> {
@@ -160,11 +163,16 @@ pub(super) fn products<T: Number>(
     let b_count: usize = b_batch.iter().product();
     let count: usize = batch.iter().product();
     if b_count == 1 && a_count == count {
-        // One product of all rows.
+        // One product of all rows, as many at a time as take no long time.
         let a = a.to_shape((count * m, k))?;
         let b = b.to_shape((k, n))?;
-        let out = made.view_mut().into_shape_with_order((count * m, n));
-        T::multiply(&a.view(), &b.view(), &mut out?);
+        let mut out = made.view_mut().into_shape_with_order((count * m, n))?;
+        let rows = (STRETCH / k.saturating_mul(n).max(1)).max(1);
+        let a = a.axis_chunks_iter(Axis(0), rows);
+        for (mut out, a) in out.axis_chunks_iter_mut(Axis(0), rows).zip(a) {
+            call.on_time()?;
+            T::multiply(&a, &b.view(), &mut out);
+        }
     } else {
         let a = a.to_shape((a_count, m, k))?;
         let b = b.to_shape((b_count, k, n))?;
@@ -172,6 +180,7 @@ pub(super) fn products<T: Number>(
         let b_indices = broadcast_indices(b_batch, &batch);
         let mut outs = made.view_mut().into_shape_with_order((count, m, n))?;
         for ((mut out, &i), &j) in outs.outer_iter_mut().zip(&a_indices).zip(&b_indices) {
+            call.on_time()?;
             T::multiply(&a.index_axis(Axis(0), i), &b.index_axis(Axis(0), j), &mut out);
         }
     }

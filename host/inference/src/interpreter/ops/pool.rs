@@ -94,8 +94,12 @@ impl<'a> Pooled<'a> {
             let windows: Vec<_> = (0..sweep.count).map(window).collect();
             let mut folded = vec![empty; outer * sweep.count * inner];
             for (line, lines) in folded.chunks_exact_mut(sweep.count * inner).enumerate() {
+                call.on_time()?;
                 let from = &data[line * sweep.size * inner..][..sweep.size * inner];
                 for (to, (start, taps, weight)) in lines.chunks_exact_mut(inner).zip(&windows) {
+                    if taps.saturating_mul(inner) >= LONG {
+                        call.on_time()?;
+                    }
                     let places = (0..*taps).map(|tap| start + tap * sweep.dilation);
                     if let [to] = to {
                         *to = finish(places.fold(*to, |to, at| step(to, from[at])), weight);
@@ -201,6 +205,9 @@ fn lp_pool<T: Real>(call: &Call<'_>) -> OpResult<Vec<Value>> {
     norms.iter_mut().for_each(|x| power(x, (p as f64).recip()));
     Ok(vec![T::write(pooled.x.element(), &pooled.shape, norms)?.into()])
 }
+
+/// The taps of a window that are worth a look at the clock.
+const LONG: usize = 1 << 14;
 
 /// The place along each axis of what is at `index` of a shape.
 fn unravel(mut index: usize, shape: &[usize]) -> Option<Vec<usize>> {

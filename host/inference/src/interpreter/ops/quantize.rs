@@ -377,14 +377,20 @@ fn matmul<S: Sum>(
         return Ok((shape, made));
     }
     let mut products = made.chunks_exact_mut(m * n);
+    let mut on_time = Ok(());
     super::elementwise::runs([a_stack, b_stack], &stack, |[i, j], [moves_i, moves_j], len| {
         for at in 0..len {
+            on_time = on_time.clone().and_then(|()| call.on_time());
+            if on_time.is_err() {
+                return;
+            }
             let (i, j) = (i + at * usize::from(moves_i), j + at * usize::from(moves_j));
             if let Some(sums) = products.next() {
                 add_product(sums, &a[i * m * k..][..m * k], &b[j * k * n..][..k * n], k, n);
             }
         }
     });
+    on_time?;
     Ok((shape, made))
 }
 
@@ -550,6 +556,7 @@ fn convolved(
     let mut columns = vec![0; rows * tile];
     let mut products = vec![0; maps_per_group * tile];
     for start in (0..outputs).step_by(tile) {
+        call.on_time()?;
         let width = tile.min(outputs - start);
         let places: Vec<Vec<Option<usize>>> = (0..taps)
             .map(|tap| (start..start + width).map(|at| place(&windows, tap, at)).collect())

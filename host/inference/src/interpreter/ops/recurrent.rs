@@ -351,6 +351,7 @@ fn run<T: Real>(call: &Call<'_>, layer: &Layer, inputs: &Inputs) -> OpResult<Vec
         }
         one_direction(layer, activations, &weights, &x, backwards, &mut states, |t, b, h| {
             y[((t * directions + direction) * batch + b) * hidden..][..hidden].copy_from_slice(h);
+            call.on_time()
         })?;
         let write = |all: &mut ArrayD<T>, state: &[T]| {
             let mut all = all.index_axis_mut(Axis(0), direction);
@@ -381,7 +382,7 @@ fn one_direction<'a, T: Real>(
     x: &ArrayView3<'_, T>,
     backwards: bool,
     states: &mut States<T>,
-    mut emit: impl FnMut(usize, usize, &[T]),
+    mut emit: impl FnMut(usize, usize, &[T]) -> OpResult<()>,
 ) -> OpResult<()> {
     let Layer { steps, batch, hidden, .. } = *layer;
     let rows = layer.kind.gates() * hidden;
@@ -434,7 +435,7 @@ fn one_direction<'a, T: Real>(
                 Kind::Gru => cell.gru(gates, state, &candidate[b * hidden..][..hidden], h),
                 Kind::Lstm => cell.lstm(gates, state, h, &mut states.c[b * hidden..][..hidden]),
             }
-            emit(t, b, h);
+            emit(t, b, h)?;
         }
     }
     Ok(())

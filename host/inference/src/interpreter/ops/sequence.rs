@@ -31,6 +31,7 @@ pub(crate) fn find(name: &str) -> Option<Op> {
 }
 
 fn construct(call: &Call<'_>) -> OpResult<Vec<Value>> {
+    call.reserve_bytes(call.values().map(Value::size_bytes).fold(0, u64::saturating_add))?;
     let values = (0..call.input_count()).map(|index| call.need(index).cloned());
     Ok(vec![Value::Sequence(values.collect::<OpResult<_>>()?)])
 }

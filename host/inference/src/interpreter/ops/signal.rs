@@ -236,6 +236,7 @@ fn dft(call: &Call<'_>) -> OpResult<Vec<Value>> {
     let mut made = vec![0.0; outer * kept * inner * 2];
     let mut line = vec![Complex::default(); len];
     for lane in 0..outer * inner {
+        call.on_time()?;
         let (o, i) = (lane / inner, lane % inner);
         for (k, value) in line.iter_mut().enumerate() {
             *value = if k < size { signal[(o * size + k) * inner + i] } else { Complex::default() };
