@@ -250,6 +250,7 @@ fn pruning_is_reported_and_writes_nothing() {
     assert!(rows.iter().any(|row| row["channels"].is_u64()), "{rows:?}");
     assert!(report["output"].is_null());
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
 
 #[test]
 fn a_model_is_measured_on_inputs_that_fit_it() {
