@@ -228,7 +228,8 @@ fn a_call_behind_a_slow_batch_gives_up_at_its_deadline() {
     let probe = Probe::new(&bytes(&dense()), move |inputs, _| {
         if rows_of(inputs) == 2 {
             let held = holds.0.lock().unwrap();
-            drop(holds.1.wait_while(held, |held| *held).unwrap());
+            let most = Duration::from_secs(30);
+            drop(holds.1.wait_timeout_while(held, most, |held| *held).unwrap());
         }
         None
     });
@@ -522,7 +523,8 @@ fn a_run_without_a_place_by_its_deadline_is_refused_and_keeps_none() {
     let holds = Arc::clone(&held);
     let probe = Probe::new(&bytes(&dense()), move |_, _| {
         let held = holds.0.lock().unwrap();
-        drop(holds.1.wait_while(held, |held| *held).unwrap());
+        let most = Duration::from_secs(30);
+        drop(holds.1.wait_timeout_while(held, most, |held| *held).unwrap());
         None
     });
     let parallel = Parallel::with_runs(Arc::clone(&probe) as _, NonZeroUsize::MIN);
