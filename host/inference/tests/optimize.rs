@@ -626,6 +626,50 @@ fn a_model_before_broadcasting_is_refused() {
 }
 
 #[test]
+fn a_type_that_would_be_lost_is_refused_and_an_open_one_is_not() {
+    let mut branch = GraphProto {
+        name: "branch".to_owned(),
+        node: vec![node("Neg", &["x"], &["inner"])],
+        output: vec![tract_onnx::pb::ValueInfoProto {
+            name: "inner".to_owned(),
+            r#type: Some(tract_onnx::pb::TypeProto::default()),
+            ..Default::default()
+        }],
+        ..GraphProto::default()
+    };
+    let whole = |branch: &GraphProto| {
+        let branches =
+            vec![body("then_branch", branch.clone()), body("else_branch", branch.clone())];
+        one_input(
+            &["2"],
+            &["2"],
+            vec![with(node("If", &["c"], &["y"]), branches)],
+            vec![TensorProto {
+                name: "c".to_owned(),
+                data_type: DataType::Bool as i32,
+                raw_data: vec![1],
+                ..TensorProto::default()
+            }],
+        )
+    };
+    let limits = LoadLimits::default();
+    let open = whole(&branch);
+    Optimizer::open(&open, &limits).unwrap();
+    // A sequence type: field 4, of no length. The decoder skips it, so a
+    // denotation of as many bytes is written and overwritten.
+    branch.output[0].r#type.as_mut().unwrap().denotation = String::from("\u{1}\u{2}");
+    let mut closed = whole(&branch);
+    let marks: Vec<usize> =
+        (0..closed.len() - 4).filter(|&at| closed[at..at + 4] == [0x32, 2, 1, 2]).collect();
+    assert_eq!(marks.len(), 2);
+    for at in marks {
+        closed[at..at + 4].copy_from_slice(&[0x22, 2, 0x0a, 0]);
+    }
+    let refused = Optimizer::open(&closed, &limits).map(drop).unwrap_err().to_string();
+    assert!(refused.contains("\"inner\""), "{refused}");
+}
+
+#[test]
 fn a_worse_model_is_past_the_tolerance() {
     let onnx = network();
     let mut proto = ModelProto::decode(onnx.as_slice()).unwrap();

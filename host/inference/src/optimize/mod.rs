@@ -29,6 +29,7 @@ mod gate;
 mod half;
 mod identities;
 mod int8;
+mod lossless;
 mod observe;
 mod opset;
 mod samples;
@@ -39,9 +40,7 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 use serde::Serialize;
-use tract_onnx::pb::{
-    GraphProto, ModelProto, StringStringEntryProto, attribute_proto::AttributeType,
-};
+use tract_onnx::pb::{GraphProto, ModelProto, StringStringEntryProto};
 
 use crate::{
     InferenceError, LoadLimits,
@@ -152,9 +151,9 @@ impl Optimizer {
     /// was: types other than tensors in nested graphs.
     pub fn open(onnx: &[u8], limits: &LoadLimits) -> Result<Self, InferenceError> {
         let (mut proto, _) = front::open(onnx, limits)?;
+        lossless::check(onnx)?;
         if let Some(graph) = &mut proto.graph {
-            can_be_written(graph)?;
-            graph.value_info.clear();
+            drop_claims(graph);
             let constants: Vec<String> = graph.initializer.iter().map(|t| t.name.clone()).collect();
             let constants: std::collections::HashSet<&String> = constants.iter().collect();
             graph.input.retain(|input| !constants.contains(&input.name));
@@ -218,27 +217,8 @@ impl Optimizer {
     }
 }
 
-/// Refuse a graph with types that the decoder leaves out. Claims about
-/// intermediate results are not needed, and go.
-fn can_be_written(graph: &mut GraphProto) -> Result<(), InferenceError> {
-    for value in graph.input.iter().chain(&graph.output) {
-        if value.r#type.as_ref().is_some_and(|t| t.value.is_none()) {
-            let reason = "is a sequence, an optional or a map, which cannot be written back";
-            return Err(InferenceError::unsupported("value", &value.name, reason));
-        }
-    }
-    for node in &mut graph.node {
-        let label = front::label(node);
-        for attribute in &mut node.attribute {
-            if attribute.r#type == AttributeType::TypeProto as i32 {
-                let reason = "has an attribute that is a type, which cannot be written back";
-                return Err(InferenceError::unsupported(&node.op_type, label, reason));
-            }
-            for nested in attribute.g.iter_mut().chain(&mut attribute.graphs) {
-                nested.value_info.clear();
-                can_be_written(nested)?;
-            }
-        }
-    }
-    Ok(())
+/// Drop what a graph and those within it claim about intermediate results.
+fn drop_claims(graph: &mut GraphProto) {
+    graph.value_info.clear();
+    graph.node.iter_mut().flat_map(surgery::bodies_mut).for_each(drop_claims);
 }
