@@ -64,7 +64,6 @@ pub(crate) enum Attribute {
     Ints(Vec<i64>),
     Floats(Vec<f32>),
     Texts(Vec<Vec<u8>>),
-    Arrays(Vec<Array>),
     /// One that no operator here reads.
     Other,
 }
@@ -194,9 +193,6 @@ impl Builder {
             6 => Attribute::Floats(proto.floats.clone()),
             7 => Attribute::Ints(proto.ints.clone()),
             8 => Attribute::Texts(proto.strings.clone()),
-            9 => Attribute::Arrays(
-                proto.tensors.iter().map(array_from_proto).collect::<Result<_, _>>()?,
-            ),
             _ => match (&proto.t, &proto.g) {
                 (Some(tensor), _) => Attribute::Array(array_from_proto(tensor)?),
                 (_, Some(graph)) => Attribute::Graph(self.graph(graph)?),

@@ -252,7 +252,7 @@ pub(crate) fn evaluate(
 ) -> Result<Vec<Value>, InferenceError> {
     let graph = Graph::new(proto)?;
     check_operators(&graph)?;
-    let run = Run { limits, deadline: None, lane: None, live_bytes: Cell::new(0) };
+    let run = Run::new(limits, None, None);
     run.graph(&graph, Vec::new(), &|_| None)
 }
 
