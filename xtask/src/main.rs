@@ -47,10 +47,10 @@ fn main() -> ExitCode {
         (Some("setup"), None) => with_workspace(setup::main),
         (Some("plugins"), None) => with_workspace(plugins::main),
         (Some("demo"), None) => with_workspace(demo::main),
-        (Some("test"), None) => with_workspace(test::main),
+        (Some("test"), None) => with_workspace(|w| test::main(&w.for_tests())),
         (Some("bench"), None) => with_workspace(bench::main),
         (Some("bench"), Some("inference")) => with_workspace(bench::inference),
-        (Some("ci"), None) => with_workspace(ci::main),
+        (Some("ci"), None) => with_workspace(|w| ci::main(&w.for_tests())),
         (Some("help" | "--help" | "-h"), None) => {
             println!("{USAGE}");
             return ExitCode::SUCCESS;

@@ -31,13 +31,15 @@ pub fn build(workspace: &Workspace) -> Result<()> {
 /// Build the `headland` binary.
 pub fn build_cli(workspace: &Workspace) -> Result<()> {
     ensure_linker()?;
-    step("building the headland binary (from nothing: wasmtime and tract take a while)", || {
-        run_long(
-            Command::new(cargo())
-                .args(["build", "--release", "--package", "headland-cli"])
-                .current_dir(&workspace.root),
-        )
-    })
+    let arguments: &[&str] = if workspace.with_tests {
+        &["test", "--release", "--workspace", "--no-run", "--quiet"]
+    } else {
+        &["build", "--release", "--package", "headland-cli"]
+    };
+    step(
+        "building the headland binary (from nothing: wasmtime, tract and burn take a while)",
+        || run_long(Command::new(cargo()).args(arguments).current_dir(&workspace.root)),
+    )
 }
 
 /// Build every plugin crate for the bare target, and make components of the

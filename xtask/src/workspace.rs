@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 /// The checkout, and what cargo says of it.
+#[derive(Clone)]
 pub struct Workspace {
     /// The checkout's root, absolute.
     pub root: PathBuf,
@@ -19,9 +20,17 @@ pub struct Workspace {
     pub plugins: Vec<String>,
     /// Whether any crate has benchmarks of its own.
     pub has_benches: bool,
+    /// Whether the workspace's tests are built, too: the binary then comes from
+    /// the same build, so that wasmtime, tract and burn are compiled once.
+    pub with_tests: bool,
 }
 
 impl Workspace {
+    /// The same, for verbs that run the workspace's tests.
+    pub fn for_tests(&self) -> Self {
+        Self { with_tests: true, ..self.clone() }
+    }
+
     /// Ask cargo.
     pub fn find() -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -56,7 +65,7 @@ impl Workspace {
             .collect();
         plugins.sort();
         let has_benches = packages.iter().any(|package| has_target(package, "kind", "bench"));
-        Ok(Self { target: target.into(), plugins, has_benches, root })
+        Ok(Self { target: target.into(), plugins, has_benches, root, with_tests: false })
     }
 
     /// Components that [`crate::plugins`] makes; not part of a commit.

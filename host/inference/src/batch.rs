@@ -514,7 +514,7 @@ fn join(info: &ModelInfo, calls: &[Call], padded: u32) -> Result<NamedTensors, I
     let mut joined = NamedTensors::with_capacity(info.inputs.len());
     for (index, input) in info.inputs.iter().enumerate() {
         let tensors = || calls.iter().filter_map(|call| call.inputs.get(index));
-        let Some(last) = tensors().last() else { break };
+        let Some(last) = tensors().next_back() else { break };
         let mut dims = last.shape().dims().to_vec();
         let row_bytes = match dims.first_mut() {
             Some(rows) => {

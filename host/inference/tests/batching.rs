@@ -110,6 +110,7 @@ fn x(rows: u32, first: f32) -> [(String, Tensor); 1] {
 }
 
 /// Run on each input from a thread of its own; `None` for a panic.
+#[allow(clippy::type_complexity)]
 fn together(
     model: &dyn Model,
     calls: &[(&[(String, Tensor)], Option<Instant>)],

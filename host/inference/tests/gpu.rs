@@ -187,7 +187,7 @@ fn an_adapter_that_is_not_there_is_refused_by_its_selector() {
 #[test]
 fn an_adapter_gives_the_cpus_answers_and_a_lost_one_a_clear_error() {
     if Device::adapters().is_empty() {
-        println!("skipped: no adapter on this machine");
+        eprintln!("skipped: no adapter on this machine");
         assert!(std::env::var_os("CI").is_none(), "CI has a Vulkan driver in software");
         return;
     }

@@ -136,7 +136,7 @@ impl Device {
     /// # Errors
     /// As [`Device::open`].
     pub fn burn_cpu() -> Result<Self, InferenceError> {
-        Self::new(DispatchDevice::from(FlexDevice::default()), "burn on the CPU".to_owned())
+        Self::new(DispatchDevice::from(FlexDevice), "burn on the CPU".to_owned())
     }
 
     fn new(handle: DispatchDevice, name: String) -> Result<Self, InferenceError> {

@@ -40,7 +40,7 @@ impl Channels {
         } else {
             return None;
         };
-        if groups > 1 && dims[0] % groups != 0 {
+        if groups > 1 && !dims[0].is_multiple_of(groups) {
             return None;
         }
         let count = dims[axis].checked_mul(groups)?;

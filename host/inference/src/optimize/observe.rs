@@ -13,6 +13,9 @@ pub(super) struct Observer {
     names: Vec<String>,
 }
 
+/// Is shown the elements of one of the values asked for, by its position.
+pub(super) type See<'a> = dyn FnMut(usize, &[f32]) -> Result<(), InferenceError> + 'a;
+
 impl Observer {
     /// For values of the graph itself, by name.
     pub(super) fn new(
@@ -35,11 +38,7 @@ impl Observer {
 
     /// Run on every sample, and show the values of each run: their position
     /// among the names asked for, and the elements.
-    pub(super) fn run(
-        &self,
-        samples: &Samples,
-        see: &mut dyn FnMut(usize, &[f32]) -> Result<(), InferenceError>,
-    ) -> Result<(), InferenceError> {
+    pub(super) fn run(&self, samples: &Samples, see: &mut See<'_>) -> Result<(), InferenceError> {
         for index in 0..samples.len() {
             let at = |e: crate::OpError| InferenceError::Failed { reason: e.to_string() };
             let inputs = self.info.bind(&samples.get(index)?)?;

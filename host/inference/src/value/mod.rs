@@ -15,6 +15,10 @@ pub(crate) use onnx::{array_from_proto, interface, proto_from_array};
 use crate::interpreter::{OpError, OpResult};
 
 /// A value of an ONNX graph.
+#[cfg_attr(
+    feature = "gpu",
+    allow(clippy::large_enum_variant, reason = "burn's handle is large, and values are few")
+)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     /// A tensor.

@@ -80,7 +80,11 @@ pub(super) fn convolve(
 /// The groups of a convolution, which divide both kinds of channels.
 pub(super) fn groups(call: &DeviceCall<'_>, channels: usize, features: usize) -> OpResult<usize> {
     match usize::try_from(call.int_or("group", 1)) {
-        Ok(groups) if groups > 0 && channels % groups == 0 && features % groups == 0 => Ok(groups),
+        Ok(groups)
+            if groups > 0 && channels.is_multiple_of(groups) && features.is_multiple_of(groups) =>
+        {
+            Ok(groups)
+        }
         _ => Err(OpError::invalid(format!(
             "{} groups of {channels} and {features} channels",
             call.int_or("group", 1)

@@ -1,5 +1,14 @@
 //! The operators, by family.
 
+#![allow(
+    clippy::absurd_extreme_comparisons,
+    clippy::clone_on_copy,
+    clippy::unnecessary_fallible_conversions,
+    clippy::useless_conversion,
+    reason = "a body is written once for all element types, and idle for some of them"
+)]
+#![allow(clippy::excessive_precision, reason = "constants are as they were published")]
+
 mod attention;
 mod cast;
 pub(crate) mod conv;
