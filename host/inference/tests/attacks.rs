@@ -64,7 +64,10 @@ fn attack(name: &str) {
         let fault = match (&outcome, fate) {
             (Ok(made), hostile::Fate::Runs(right)) if right(made) => None,
             (Ok(_), hostile::Fate::Harmless(_)) => None,
-            (Ok(_), _) => Some("it ran".to_owned()),
+            (Ok(made), _) => {
+                let shapes: Vec<_> = made.iter().map(|(_, made)| made.shape().to_string()).collect();
+                Some(format!("it ran, and gave {shapes:?}"))
+            }
             (Err(e), hostile::Fate::Refused(codes, says)) => {
                 let text = e.to_string();
                 let apt = codes.contains(&e.code()) && says.iter().all(|s| text.contains(s));
