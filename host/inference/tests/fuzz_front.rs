@@ -604,6 +604,10 @@ fn fuzz(name: &str) {
         } else {
             bytes(&mistaken(seeds[at].clone(), &mut chance))
         };
+        if let Some(file) = std::env::var_os("HEADLAND_FUZZ_TRACE") {
+            std::fs::write(&file, format!("{case} {at}")).unwrap();
+            std::fs::write(format!("{}.onnx", file.to_string_lossy()), &onnx).unwrap();
+        }
         let executor = Arc::clone(executor);
         let outcome = timed(PATIENCE, move || {
             let model = executor.load(&onnx, &limits())?;

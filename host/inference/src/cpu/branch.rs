@@ -26,6 +26,7 @@ pub(super) fn build(
         let parsed = context.parse_graph(graph)?;
         Ok((parsed.model, parsed.unresolved_inputs))
     };
+    ensure!(node.input.len() == 1, "If has {} inputs", node.input.len());
     let (then, then_names) = read("then_branch")?;
     let (otherwise, otherwise_names) = read("else_branch")?;
     ensure!(

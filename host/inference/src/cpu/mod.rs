@@ -20,7 +20,7 @@ use std::{
     time::Instant,
 };
 
-use headland_tensor::{NamedTensors, Tensor};
+use headland_tensor::{MAX_RANK, NamedTensors, Tensor};
 use tract_onnx::{
     Onnx,
     pb::{AttributeProto, GraphProto, ModelProto, NodeProto},
@@ -37,6 +37,13 @@ use plan::{Fold, Plan};
 /// bytes.
 const MAX_KEPT: usize = 1 << 20;
 
+/// The most nodes that tract gets to plan: its time for them grows faster than
+/// their number.
+const MAX_NODES: u64 = 20_000;
+
+/// The most outputs of one node that tract gets to plan.
+const MAX_OUTPUTS: usize = 1_000;
+
 /// Runs models on the CPU, with tract.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CpuExecutor;
@@ -49,7 +56,13 @@ impl Executor for CpuExecutor {
     fn load(&self, onnx: &[u8], limits: &LoadLimits) -> Result<Arc<dyn Model>, InferenceError> {
         let (mut proto, info) = front::open(onnx, limits)?;
         front::rewrite(&mut proto);
-        let taken = info.inputs.iter().chain(&info.outputs).try_for_each(tensor::check_dtype);
+        let nodes = info.operators.values().sum::<u64>();
+        let taken = info
+            .inputs
+            .iter()
+            .chain(&info.outputs)
+            .try_for_each(tensor::check_dtype)
+            .and_then(|()| check_length(nodes));
         let refused = match taken.and_then(|()| TractModel::new(&proto, &info, limits)) {
             Ok(model) => {
                 // What has a plan for its only shapes needs nothing else, but
@@ -196,6 +209,9 @@ impl TractModel {
         tract.op_register.insert("Gemm", gemm::build);
         tract.op_register.insert("QuantizeLinear", quantize::build);
         tract.op_register.insert("Sub", minus::build);
+        // It has an exception of its own for a vector without length, for which
+        // ONNX's formula gives NaN.
+        tract.op_register.0.remove("LpNormalization");
         check_operators(proto, &tract)?;
         let parsed = contained("reading the graph", || tract.parse(proto, None))?
             .map_err(|e| InferenceError::unsupported("graph", "", chain(&e)))?;
@@ -325,6 +341,15 @@ impl TractModel {
     }
 }
 
+/// Refuse more nodes than tract plans in a time to wait for.
+fn check_length(nodes: u64) -> Result<(), InferenceError> {
+    if nodes > MAX_NODES {
+        let reason = format!("{nodes} nodes, more than the {MAX_NODES} that tract plans");
+        return Err(InferenceError::unsupported("graph", "", reason));
+    }
+    Ok(())
+}
+
 /// Refuse the first operator that tract has not, by name.
 fn check_operators(proto: &ModelProto, tract: &Onnx) -> Result<(), InferenceError> {
     fn check(graph: &GraphProto, tract: &Onnx) -> Result<(), InferenceError> {
@@ -338,6 +363,10 @@ fn check_operators(proto: &ModelProto, tract: &Onnx) -> Result<(), InferenceErro
                 } else {
                     format!("tract is not asked for operators of {}", node.domain)
                 };
+                return Err(InferenceError::unsupported(&node.op_type, front::label(node), reason));
+            }
+            if node.output.len() > MAX_OUTPUTS {
+                let reason = format!("{} outputs", node.output.len());
                 return Err(InferenceError::unsupported(&node.op_type, front::label(node), reason));
             }
             check_attributes(node)?;
@@ -355,6 +384,8 @@ fn check_operators(proto: &ModelProto, tract: &Onnx) -> Result<(), InferenceErro
 /// beyond all bounds. The interpreter judges them.
 fn check_attributes(node: &NodeProto) -> Result<(), InferenceError> {
     const BOUND: i64 = 1 << 20;
+    const LISTS: [&str; 7] =
+        ["axes", "dilations", "kernel_shape", "pads", "perm", "shape", "strides"];
     let refuse = |attribute: &AttributeProto| {
         let reason = format!("attribute {:?} out of bounds", attribute.name);
         Err(InferenceError::unsupported(&node.op_type, front::label(node), reason))
@@ -365,6 +396,9 @@ fn check_attributes(node: &NodeProto) -> Result<(), InferenceError> {
     for attribute in &node.attribute {
         let mut numbers = attribute.ints.iter().chain([&attribute.i]);
         if !any && numbers.any(|number| !(-BOUND..=BOUND).contains(number)) {
+            return refuse(attribute);
+        }
+        if LISTS.contains(&attribute.name.as_str()) && attribute.ints.len() > 2 * MAX_RANK {
             return refuse(attribute);
         }
         if node.op_type == "Transpose" && attribute.name == "perm" {

@@ -1,14 +1,14 @@
 //! A graph made ready for inputs of given shapes.
 
-use headland_tensor::{DType, NamedTensors, Shape, Tensor};
+use headland_tensor::{DType, MAX_RANK, NamedTensors, Shape, Tensor};
 use tract_onnx::tract_hir::{
     infer::Factoid,
     internal::{
         DatumType, InferenceFact, InferenceModel, InferenceModelExt, IntoArcTensor, IntoRunnable,
-        OutletId, TValue, TVec, ToDim, TypedModel, TypedRunnableModel,
+        OutletId, TValue, TVec, ToDim, TypedFact, TypedModel, TypedRunnableModel,
     },
     ops::konst::Const,
-    tract_core::ops::nn::Softmax,
+    tract_core::ops::{logic::IfThenElse, nn::Softmax, scan::Scan},
 };
 
 use std::sync::{
@@ -203,14 +203,29 @@ fn specialise(
 ///
 /// tract computes what depends on constants only as it goes, so a few bytes
 /// of model could ask for any amount of memory. Each node's output shapes are
-/// therefore looked at before tract may compute them.
+/// therefore looked at before tract may compute them. tract analyses the graph
+/// again, without such a look: this goes on until there is little left to find.
 pub(super) fn analyse(graph: &mut InferenceModel, budget: &Budget) -> Result<(), InferenceError> {
-    let order = graph.eval_order().map_err(|e| InferenceError::malformed(chain(&e)))?;
-    for id in order {
-        infer_node(graph, id, budget)?;
+    let mut order = graph.eval_order().map_err(|e| InferenceError::malformed(chain(&e)))?;
+    // Nodes that no output needs come last; tract looks at them too.
+    let mut needed = vec![false; graph.nodes().len()];
+    order.iter().for_each(|&id| needed[id] = true);
+    order.extend((0..needed.len()).filter(|&id| !needed[id]));
+    for _ in 0..MAX_PASSES {
+        let mut changed = false;
+        for &id in &order {
+            changed |= infer_node(graph, id, budget)?;
+        }
+        if !changed {
+            break;
+        }
     }
     Ok(())
 }
+
+/// How often a graph is gone through to find its shapes; once is enough for
+/// most.
+const MAX_PASSES: usize = 4;
 
 /// What one plan may take, its nested graphs included.
 #[derive(Debug, Clone, Default)]
@@ -237,12 +252,13 @@ impl Budget {
     }
 }
 
-/// Infer what one node says of its inputs, its outputs and what it observes.
+/// Infer what one node says of its inputs, its outputs and what it observes;
+/// whether that is news.
 fn infer_node(
     graph: &mut InferenceModel,
     id: usize,
     budget: &Budget,
-) -> Result<(), InferenceError> {
+) -> Result<bool, InferenceError> {
     let limits = &budget.limits;
     let node = graph.node(id);
     let (op_name, name) = (node.op.name(), node.name.clone());
@@ -258,14 +274,20 @@ fn infer_node(
         .map_err(unsupported)?;
     let (inputs, rest) = facts.split_at(node.inputs.len());
     let (outputs, observed) = rest.split_at(node.outputs.len());
-    if matches!(&*op_name, "ConstantOfShape" | "MultiBroadcastTo" | "Reshape" | "Tile") {
-        check_sizes_given(inputs.last(), &name)?;
+    if !outputs.is_empty() && outputs.iter().all(|fact| fact.value.is_concrete()) {
+        return Ok(false);
+    }
+    check_ranks(&op_name, inputs, outputs, &name)?;
+    match &*op_name {
+        "ConstantOfShape" | "MultiBroadcastTo" | "Reshape" | "Tile" => {
+            check_sizes_given(inputs.last(), &name)?;
+        }
+        "Pad" => check_pads(inputs, &name, limits)?,
+        "Pow" => check_broadcast(inputs, &name)?,
+        _ => {}
     }
     // An `If` looks at what its branches give, node by node; to look at it twice
     // here would be to look at those within them ever more often.
-    if op_name == "Pow" {
-        check_broadcast(inputs, &name)?;
-    }
     let known = !inputs.is_empty()
         && inputs.iter().all(|fact| fact.value.is_concrete())
         && node.op_as::<branch::Branch>().is_none();
@@ -292,13 +314,102 @@ fn infer_node(
         let reason = "a reduction of no elements";
         return Err(InferenceError::unsupported(op_name, name, reason));
     }
+    let mut changed = false;
     for (outlet, fact) in outlets.into_iter().zip(inputs.into_iter().chain(outputs).chain(observed))
     {
-        graph
-            .outlet_fact(outlet)
-            .and_then(|old| old.unify(&fact))
-            .and_then(|fact| graph.set_outlet_fact(outlet, fact))
-            .map_err(unsupported)?;
+        let old = graph.outlet_fact(outlet).map_err(unsupported)?;
+        let new = old.unify(&fact).map_err(unsupported)?;
+        changed |= new != *old;
+        graph.set_outlet_fact(outlet, new).map_err(unsupported)?;
+    }
+    Ok(changed)
+}
+
+/// Refuse tensors of fewer dimensions than the operator needs, and lists of more
+/// axes or sizes than a tensor has: tract computes with them, reads past its
+/// memory, or goes on for ever.
+fn check_ranks(
+    op: &str,
+    inputs: &[InferenceFact],
+    outputs: &[InferenceFact],
+    node: &str,
+) -> Result<(), InferenceError> {
+    let least = match op {
+        "ConvHir" | "ConvTranspose" | "GroupNorm" | "InstanceNorm" | "MaxPool"
+        | "OnnxMaxPoolIndices" | "SumPool" => 3,
+        "BatchNorm" | "Dft" | "Dft17" | "GlobalAvgPool" | "GlobalMaxPool" | "Lrn" | "STFT" => 2,
+        op if op.starts_with("GlobalL") => 2,
+        "GatherNd" | "LayerHardmax" | "LayerLogSoftmax" | "LayerNorm" | "LayerSoftmax"
+        | "LpNorm" | "RmsNormalization" | "ScatterNd" | "Topk" => 1,
+        _ => 0,
+    };
+    // Where operators keep the rank, the result may be known before the input.
+    let keeps = op.starts_with("Layer") || matches!(op, "LpNorm" | "RmsNormalization" | "Topk");
+    let indexed = matches!(op, "GatherNd" | "ScatterNd");
+    let looked_at = (inputs.first().into_iter())
+        .chain(inputs.get(1).filter(|_| indexed))
+        .chain(outputs.first().filter(|_| keeps));
+    let mut ranks = looked_at.filter_map(|fact| fact.shape.rank().concretize());
+    if let Some(rank) = ranks.find(|rank| *rank < least) {
+        let reason = format!("a tensor of rank {rank}, at least {least} is needed");
+        return Err(InferenceError::unsupported(op, node, reason));
+    }
+    let list = match op {
+        "ConstantOfShape" => inputs.first(),
+        "MultiBroadcastTo" | "Reduce13" | "Reshape" | "Squeeze13" | "Tile" | "Unsqueeze13" => {
+            inputs.get(1)
+        }
+        _ => None,
+    };
+    match list.and_then(|fact| Some(fact.value.concretize()?.len())) {
+        Some(len) if len > MAX_RANK => {
+            let reason = format!("{len} axes or sizes, more than {MAX_RANK}");
+            Err(InferenceError::unsupported(op, node, reason))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuse pads that would make more than one tensor may be: where everything is
+/// known, tract pads before it says what shape comes of it.
+fn check_pads(
+    inputs: &[InferenceFact],
+    node: &str,
+    limits: &LoadLimits,
+) -> Result<(), InferenceError> {
+    let numbers = |fact: &InferenceFact| -> Option<Vec<i64>> {
+        let value = fact.value.concretize()?;
+        let whole = value.cast_to::<i64>().ok()?;
+        Some(bytemuck::pod_collect_to_vec(whole.as_bytes()))
+    };
+    let (Some(data), Some(pads)) = (inputs.first(), inputs.get(1).and_then(numbers)) else {
+        return Ok(());
+    };
+    let dims = data.shape.concretize().unwrap_or_default();
+    let mut sizes: Vec<i64> = dims.iter().filter_map(|dim| dim.to_i64().ok()).collect();
+    // The fill is one number, the axes are a list; both may be left out.
+    let list = inputs[2..].iter().find(|fact| fact.shape.rank().concretize() == Some(1));
+    let axes = list.and_then(numbers).unwrap_or_else(|| (0..sizes.len() as i64).collect());
+    let refuse = |reason: String| Err(InferenceError::unsupported("Pad", node, reason));
+    if pads.len() != axes.len() * 2 {
+        return refuse(format!("{} pads for {} axes", pads.len(), axes.len()));
+    }
+    for (index, axis) in axes.iter().enumerate() {
+        let at = if *axis < 0 { axis.saturating_add(sizes.len() as i64) } else { *axis };
+        let Some(size) = usize::try_from(at).ok().and_then(|at| sizes.get_mut(at)) else {
+            return refuse(format!("axis {axis} of a tensor of rank {}", dims.len()));
+        };
+        let (before, after) = (pads[index], pads[axes.len() + index]);
+        if before < 0 || after < 0 {
+            return refuse(format!("pads of {before} and {after}"));
+        }
+        *size = size.saturating_add(before).saturating_add(after);
+    }
+    let width = data.datum_type.concretize().map_or(1, |dt| dt.size_of()) as i64;
+    let bytes = sizes.iter().fold(width, |bytes, &size| bytes.saturating_mul(size));
+    if bytes.unsigned_abs() > limits.max_tensor_bytes {
+        let what = format!("max_tensor_bytes: the result of {node:?}");
+        return Err(InferenceError::over(what, bytes.unsigned_abs(), limits.max_tensor_bytes));
     }
     Ok(())
 }
@@ -353,6 +464,10 @@ fn check_size(
     limits: &LoadLimits,
 ) -> Result<u64, InferenceError> {
     let Some(dims) = fact.shape.concretize() else { return Ok(0) };
+    if let Some(size) = dims.iter().filter_map(|dim| dim.to_i64().ok()).find(|size| *size < 0) {
+        let reason = format!("a size of {size}");
+        return Err(InferenceError::unsupported("graph", node, reason));
+    }
     let size = fact.datum_type.concretize().map_or(1, |dt| dt.size_of()) as u64;
     let bytes = dims.iter().try_fold(size, |bytes, dim| {
         Some(bytes.saturating_mul(u64::try_from(dim.to_i64().ok()?).ok()?))
@@ -374,6 +489,7 @@ fn compile(
     let unsupported = |e| refused("graph", "", &e);
     let typed: TypedModel = graph.into_typed().map_err(unsupported)?;
     check_softmax_axes(&typed)?;
+    check_sizes_known(&typed)?;
     check_memory(&typed, limits)?;
     typed.into_optimized().and_then(|m| m.into_runnable()).map_err(unsupported)
 }
@@ -388,6 +504,27 @@ fn check_softmax_axes(model: &TypedModel) -> Result<(), InferenceError> {
         if let Some(axis) = softmax.axes.iter().find(|axis| **axis >= rank) {
             let reason = format!("axis {axis} of a tensor of rank {rank}");
             return Err(InferenceError::unsupported("Softmax", &node.name, reason));
+        }
+    }
+    Ok(())
+}
+
+/// Refuse what makes a tensor of a size that only a run knows, and that its
+/// inputs do not bound: tract makes it, whatever the size.
+fn check_sizes_known(model: &TypedModel) -> Result<(), InferenceError> {
+    for node in model.nodes() {
+        let op = node.op.name();
+        let open = |fact: &TypedFact| fact.shape.as_concrete().is_none();
+        if matches!(&*op, "DynTile" | "Range") && node.outputs.iter().any(|o| open(&o.fact)) {
+            let reason = "the size of its result depends on data";
+            return Err(InferenceError::unsupported(op, &node.name, reason));
+        }
+        if let Some(branch) = node.op_as::<IfThenElse>() {
+            check_sizes_known(&branch.then_body)?;
+            check_sizes_known(&branch.else_body)?;
+        }
+        if let Some(scan) = node.op_as::<Scan>() {
+            check_sizes_known(&scan.body)?;
         }
     }
     Ok(())

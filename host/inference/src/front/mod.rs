@@ -11,7 +11,6 @@ mod functions;
 mod hints;
 mod losses;
 pub(crate) mod nodes;
-mod norms;
 pub(crate) mod tensor;
 mod wire;
 
@@ -80,7 +79,6 @@ pub(crate) fn rewrite(proto: &mut ModelProto) {
     hints::drop_shapes(proto);
     if let Some(graph) = &mut proto.graph {
         defaults::write_out(graph);
-        norms::expand(graph, opset);
         if opset >= 13 {
             losses::expand(graph);
         }

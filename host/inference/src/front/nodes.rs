@@ -97,13 +97,6 @@ impl Writer {
         });
     }
 
-    /// Give the last node one more attribute.
-    pub(super) fn with(&mut self, attribute: AttributeProto) {
-        if let Some(node) = self.nodes.last_mut() {
-            node.attribute.push(attribute);
-        }
-    }
-
     /// Add an i64 constant; no dimensions make a scalar.
     pub(crate) fn i64s(&mut self, dims: &[i64], values: &[i64]) -> String {
         self.constant(DataType::Int64, dims, bytemuck::cast_slice(values))

@@ -275,14 +275,15 @@ impl Device {
         let data = read
             .ok_or_else(|| OpError::unsupported("reading back without waiting"))?
             .map_err(|e| lost(&e.to_string()))?;
-        from_data(data, element, &shape)
+        // What was asked for may still turn out to be lost when it is looked at.
+        guard("reading what the device gave", || from_data(data, element, &shape))?
     }
 }
 
 /// What came from the device as an array of the element type that it stands
 /// for.
 fn from_data(data: TensorData, element: Element, shape: &[usize]) -> OpResult<Array> {
-    let broken = |e: &dyn fmt::Debug| OpError::invalid(format!("the device gave {e:?}"));
+    let broken = |e: &dyn fmt::Debug| lost(&format!("it gave {e:?}"));
     let Element::Plain(dtype) = element else { return Err(broken(&element)) };
     match dtype {
         DType::F32 if data.dtype() == BurnType::F32 => {
