@@ -15,10 +15,7 @@ use std::{
 use headland_inference::{CpuExecutor, Executor, InferenceError, LoadLimits, Model};
 use headland_tensor::{Shape, Tensor};
 use support::*;
-use tract_onnx::pb::{
-    ModelProto, NodeProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation,
-    tensor_proto::DataType,
-};
+use tract_onnx::pb::{ModelProto, NodeProto, TensorProto, tensor_proto::DataType};
 
 /// The longest that any attack may keep a thread busy.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -147,19 +144,6 @@ fn assert_refused(error: &InferenceError, code: &str, says: &str) {
     assert!(error.to_string().contains(says), "{error}");
 }
 
-/// Run `work` on a thread of its own, which must end in time.
-fn bounded(limit: Duration, work: impl FnOnce() + Send + 'static) {
-    let (done, end) = std::sync::mpsc::channel();
-    let worker = std::thread::spawn(move || {
-        work();
-        done.send(()).unwrap();
-    });
-    match end.recv_timeout(limit) {
-        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("still running"),
-        _ => worker.join().unwrap(),
-    }
-}
-
 fn row() -> [(String, Tensor); 1] {
     [named("x", f32_tensor(&[1, 4], &[1.0, 2.0, 3.0, 4.0]))]
 }
@@ -178,50 +162,10 @@ fn try_out(onnx: &[u8]) {
 }
 
 #[test]
-fn truncated_protobuf() {
-    let whole = bytes(&dense());
-    for sixteenth in 0..16 {
-        let cut = whole.len() * sixteenth / 16;
-        assert!(load(&whole[..cut]).is_err(), "{cut} bytes of {}", whole.len());
-    }
-}
-
-#[test]
 fn bytes_that_are_no_model() {
     for bytes in [&b"\0asm\x01\0\0\0"[..], b"", &[0xff; 4096], &[0x0a; 4096], &[0x3a, 0xff, 0xff]] {
         assert_eq!(load(bytes).err().unwrap().code(), "malformed");
     }
-}
-
-#[test]
-fn flipped_bytes() {
-    bounded(Duration::from_secs(120), || {
-        let whole = bytes(&dense());
-        // xorshift64, so that every run flips the same bytes.
-        let mut state = 0x9e37_79b9_7f4a_7c15u64;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state
-        };
-        for _ in 0..600 {
-            let mut bytes = whole.clone();
-            for _ in 0..1 + next() % 4 {
-                let at = (next() % bytes.len() as u64) as usize;
-                bytes[at] ^= 1 << (next() % 8);
-            }
-            try_out(&bytes);
-        }
-    });
-}
-
-#[test]
-fn cyclic_graph() {
-    let mut proto = dense();
-    let nodes = &mut proto.graph.as_mut().unwrap().node;
-    nodes[0].input[0] = "y".to_owned();
-    assert_refused(&refusal(&proto), "malformed", "MatMul node \"MatMul-xw\" reads \"y\"");
 }
 
 #[test]
@@ -235,13 +179,6 @@ fn name_defined_twice() {
 }
 
 #[test]
-fn output_that_nothing_gives() {
-    let mut proto = dense();
-    proto.graph.as_mut().unwrap().output[0].name = "z".to_owned();
-    assert_refused(&refusal(&proto), "malformed", "nothing gives output \"z\"");
-}
-
-#[test]
 fn no_graph_and_no_operator_set() {
     let mut proto = dense();
     proto.graph = None;
@@ -249,56 +186,6 @@ fn no_graph_and_no_operator_set() {
     let mut proto = dense();
     proto.opset_import.clear();
     assert_refused(&refusal(&proto), "malformed", "no operator set");
-}
-
-#[test]
-fn external_data() {
-    let mut proto = dense();
-    let entry = |key: &str, value: &str| StringStringEntryProto {
-        key: key.to_owned(),
-        value: value.to_owned(),
-    };
-    proto.graph.as_mut().unwrap().initializer[0] = TensorProto {
-        raw_data: vec![],
-        data_location: Some(DataLocation::External as i32),
-        external_data: vec![entry("location", "../../secret"), entry("length", "48")],
-        ..f32s("w", &[4, 3], &[])
-    };
-    assert_refused(&refusal(&proto), "unsupported", "in another file, \"../../secret\"");
-}
-
-#[test]
-fn initializer_that_lies_about_its_data() {
-    let cases = [
-        (f32s("w", &[4, 3], &[0.0; 11]), "48 bytes, but its data has 44"),
-        (f32s("w", &[4, 3], &[0.0; 13]), "48 bytes, but its data has 52"),
-        (f32s("w", &[-4, 3], &[]), "shape [-4, 3]"),
-        (f32s("w", &[1 << 40], &[]), "shape [1099511627776]"),
-        (f32s("w", &[1 << 31, 1 << 31], &[0.0]), "too many elements"),
-        (
-            TensorProto { data_type: DataType::Double as i32, ..f32s("w", &[4, 3], &[0.0; 12]) },
-            "96 bytes, but its data has 48",
-        ),
-        (
-            TensorProto { data_type: DataType::Float as i32, ..i64s("w", &[4, 3], &[0; 12]) },
-            "48 bytes, but its data has 0",
-        ),
-    ];
-    for (constant, says) in cases {
-        let mut proto = dense();
-        proto.graph.as_mut().unwrap().initializer[0] = constant;
-        assert_refused(&refusal(&proto), "malformed", says);
-    }
-}
-
-#[test]
-fn unknown_operator_and_unknown_domain() {
-    let mut proto = dense();
-    proto.graph.as_mut().unwrap().node[2].op_type = "LaunchMissiles".to_owned();
-    assert_refused(&refusal(&proto), "unsupported", "LaunchMissiles at \"Relu-y\"");
-    let mut proto = dense();
-    proto.graph.as_mut().unwrap().node[2].domain = "evil".to_owned();
-    assert_refused(&refusal(&proto), "unsupported", "Relu of evil (1)");
 }
 
 #[test]
@@ -355,8 +242,10 @@ fn zero_size_tensors() {
 }
 
 #[test]
-fn largest_of_no_elements_is_an_infinity_as_onnx_says() {
-    for op in ["ReduceMax", "ReduceMin"] {
+fn largest_of_no_elements_is_an_infinity() {
+    for (op, of_some, of_none) in
+        [("ReduceMax", 3.0, f32::NEG_INFINITY), ("ReduceMin", 1.0, f32::INFINITY)]
+    {
         let onnx = one_node(
             op,
             vec![value("x", DataType::Float, &["n", "4"])],
@@ -364,10 +253,9 @@ fn largest_of_no_elements_is_an_infinity_as_onnx_says() {
         );
         let model = load(&onnx).unwrap();
         let some = model.run(&[named("x", f32_tensor(&[1, 4], &[1.0, 3.0, 2.0, 1.0]))]).unwrap();
-        assert_eq!(some[0].1.to_vec::<f32>().unwrap(), [if op == "ReduceMax" { 3.0 } else { 1.0 }]);
+        assert_eq!(some[0].1.to_vec::<f32>().unwrap(), [of_some]);
         let none = model.run(&[named("x", f32_tensor(&[0, 4], &[]))]).unwrap();
-        let infinity = if op == "ReduceMax" { f32::NEG_INFINITY } else { f32::INFINITY };
-        assert_eq!(none[0].1.to_vec::<f32>().unwrap(), [infinity]);
+        assert_eq!(none[0].1.to_vec::<f32>().unwrap(), [of_none]);
     }
 }
 
@@ -472,37 +360,6 @@ fn model_over_each_limit() {
     assert!(e.contains("max_messages"), "{e}");
 }
 
-/// `x` through `count` nodes, one after the other.
-fn chain(count: usize) -> ModelProto {
-    let nodes = (0..count).map(|i| {
-        let input = if i == 0 { "x".to_owned() } else { format!("t{i}") };
-        let output = if i + 1 == count { "y".to_owned() } else { format!("t{}", i + 1) };
-        node("Relu", &[&input], &[&output])
-    });
-    model(graph(
-        vec![value("x", DataType::Float, &["1", "4"])],
-        vec![value("y", DataType::Float, &["1", "4"])],
-        nodes.collect(),
-        vec![],
-    ))
-}
-
-#[test]
-fn graph_of_a_hundred_thousand_nodes() {
-    bounded(Duration::from_secs(120), || {
-        assert_refused(&refusal(&chain(100_000)), "over-limit", "max_nodes");
-    });
-}
-
-#[test]
-fn deep_chain_within_the_limit() {
-    bounded(Duration::from_secs(120), || {
-        let model = load(&bytes(&chain(2_000))).unwrap();
-        let out = model.run(&row()).unwrap();
-        assert_eq!(out[0].1.to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0, 4.0]);
-    });
-}
-
 /// `depth` graphs, each in a branch of the one around it.
 fn nested(depth: usize) -> ModelProto {
     let result = |name: &str| value(name, DataType::Float, &["1", "4"]);
@@ -560,34 +417,6 @@ fn million_empty_nodes() {
     prost::encode_length_delimiter(graph.len(), &mut onnx).unwrap();
     onnx.extend_from_slice(&graph);
     assert_refused(&load(&onnx).err().unwrap(), "over-limit", "max_messages");
-}
-
-#[test]
-fn function_that_calls_itself() {
-    let mut proto = dense();
-    proto.graph.as_mut().unwrap().node[2] = call("A", &["xwb"], &["y"]);
-    proto.functions = vec![
-        function("A", &["a"], &["b"], vec![call("B", &["a"], &["b"])]),
-        function("B", &["a"], &["b"], vec![call("A", &["a"], &["b"])]),
-    ];
-    assert_refused(&refusal(&proto), "malformed", "function \"A\" calls itself");
-}
-
-#[test]
-fn functions_that_double_at_every_level() {
-    let mut proto = dense();
-    proto.graph.as_mut().unwrap().node[2] = call("f0", &["xwb"], &["y"]);
-    proto.functions = (0..40)
-        .map(|level| {
-            let next = format!("f{}", level + 1);
-            let nodes = vec![call(&next, &["a"], &["m"]), call(&next, &["m"], &["b"])];
-            function(&format!("f{level}"), &["a"], &["b"], nodes)
-        })
-        .collect();
-    proto.functions.push(function("f40", &["a"], &["b"], vec![node("Relu", &["a"], &["b"])]));
-    bounded(Duration::from_secs(60), move || {
-        assert_refused(&refusal(&proto), "over-limit", "max_nodes: functions");
-    });
 }
 
 #[test]

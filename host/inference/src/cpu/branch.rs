@@ -90,7 +90,9 @@ impl Body {
             return Ok(outputs.clone());
         }
         for (index, &outer) in self.captured.iter().enumerate() {
-            self.graph.input_fact_mut(index)?.unify_with(&inputs[outer])?;
+            self.graph
+                .input_fact_mut(index)?
+                .unify_with(inputs.get(outer).context("If lacks an input")?)?;
         }
         plan::analyse(&mut self.graph, budget)?;
         let outputs: TVec<InferenceFact> = (0..self.graph.outputs.len())

@@ -321,8 +321,9 @@ impl TractModel {
                 });
             match outcome {
                 Err(
-                    e
-                    @ (InferenceError::OverLimit { .. } | InferenceError::DeadlineExceeded { .. }),
+                    e @ (InferenceError::OverLimit { .. }
+                    | InferenceError::DeadlineExceeded { .. }
+                    | InferenceError::Malformed { .. }),
                 ) => return Err(e),
                 Err(e) => refusal = e,
                 outputs => return outputs,

@@ -284,6 +284,7 @@ fn infer_node(
         }
         "Pad" => check_pads(inputs, &name, limits)?,
         "Pow" => check_broadcast(inputs, &name)?,
+        "Mul" => check_factors(inputs, &name)?,
         _ => {}
     }
     // An `If` looks at what its branches give, node by node; to look at it twice
@@ -414,6 +415,21 @@ fn check_pads(
     Ok(())
 }
 
+/// Refuse factors beyond i32: tract turns powers of two into shifts of 32 bits.
+fn check_factors(facts: &[InferenceFact], node: &str) -> Result<(), InferenceError> {
+    for fact in facts {
+        let value = fact.value.concretize().filter(|v| v.datum_type().is_integer());
+        let Some(value) = value else { continue };
+        let Ok(value) = value.cast_to::<i64>() else { continue };
+        let whole: Vec<i64> = bytemuck::pod_collect_to_vec(value.as_bytes());
+        if let Some(factor) = whole.iter().find(|v| i32::try_from(**v).is_err()) {
+            let reason = format!("a factor of {factor}");
+            return Err(InferenceError::unsupported("Mul", node, reason));
+        }
+    }
+    Ok(())
+}
+
 /// Refuse shapes that do not broadcast. tract does not look at that of an
 /// exponent whose elements are all the same.
 fn check_broadcast(facts: &[InferenceFact], node: &str) -> Result<(), InferenceError> {
@@ -494,7 +510,8 @@ fn compile(
     typed.into_optimized().and_then(|m| m.into_runnable()).map_err(unsupported)
 }
 
-/// Refuse a softmax over an axis that there is not: to tract it is one over none.
+/// Refuse a softmax over an axis that there is not: to tract it is one over
+/// none. That is final, as with known inputs tract computes it unseen.
 fn check_softmax_axes(model: &TypedModel) -> Result<(), InferenceError> {
     for node in model.nodes() {
         let (Some(softmax), Some(output)) = (node.op_as::<Softmax>(), node.outputs.first()) else {
@@ -502,8 +519,10 @@ fn check_softmax_axes(model: &TypedModel) -> Result<(), InferenceError> {
         };
         let rank = output.fact.rank();
         if let Some(axis) = softmax.axes.iter().find(|axis| **axis >= rank) {
-            let reason = format!("axis {axis} of a tensor of rank {rank}");
-            return Err(InferenceError::unsupported("Softmax", &node.name, reason));
+            let name = &node.name;
+            return Err(InferenceError::malformed(format!(
+                "the softmax {name:?} has axis {axis} of a tensor of rank {rank}"
+            )));
         }
     }
     Ok(())

@@ -36,8 +36,13 @@ impl Generator {
     /// From the node's seed; without one, from a fixed number and the slots of
     /// the node's outputs, so that two nodes do not draw the same.
     fn new(call: &Call<'_>) -> Self {
-        let seed = match call.float("seed") {
-            Some(seed) => u64::from(seed.to_bits()),
+        // It is a whole number for `Dropout`, and a float for all others.
+        let seed = match call.op() {
+            "Dropout" => call.int("seed").map(|seed| seed as u64),
+            _ => call.float("seed").map(|seed| seed.to_bits().into()),
+        };
+        let seed = match seed {
+            Some(seed) => seed,
             None => {
                 let slots = call.node.outputs.iter().flatten();
                 slots.fold(0x4845_4144_4c41_4e44, |seed, &slot| Self(seed ^ slot as u64).next_u64())
