@@ -459,8 +459,8 @@ pub(crate) use structural;
 /// list; other element types are refused by name.
 ///
 /// `scalar_type!(element, [floats] T => body)`; the lists are `floats` (f32,
-/// f64), `ints` (i8 to u64), and `numbers` (both). f16 and bf16 are in none:
-/// widen them first, with [`Array::to_f32s`], and narrow what comes out.
+/// f64), `ints` (i8 to u64), `numbers` (both), and `all` (f16 and bf16, too).
+/// Arithmetic on those two is done in f32: see [`real_type!`].
 macro_rules! scalar_type {
     ($element:expr, [floats] $T:ident => $body:expr) => {
         scalar_type!(@match $element, $T, $body, F32 f32, F64 f64)
@@ -471,6 +471,10 @@ macro_rules! scalar_type {
     };
     ($element:expr, [numbers] $T:ident => $body:expr) => {
         scalar_type!(@match $element, $T, $body, F32 f32, F64 f64,
+            I8 i8, U8 u8, I16 i16, U16 u16, I32 i32, U32 u32, I64 i64, U64 u64)
+    };
+    ($element:expr, [all] $T:ident => $body:expr) => {
+        scalar_type!(@match $element, $T, $body, F16 half::f16, BF16 half::bf16, F32 f32, F64 f64,
             I8 i8, U8 u8, I16 i16, U16 u16, I32 i32, U32 u32, I64 i64, U64 u64)
     };
     (@match $element:expr, $T:ident, $body:expr, $($d:ident $t:ty),*) => {
@@ -484,6 +488,28 @@ macro_rules! scalar_type {
     };
 }
 pub(crate) use scalar_type;
+
+/// Run a body with `$T` as the type that floats of an element type are computed
+/// in: f64 for itself, f32 for the others. Other element types are refused by
+/// name.
+macro_rules! real_type {
+    ($element:expr, $T:ident => $body:expr) => {
+        match $element {
+            $crate::value::Element::Plain(headland_tensor::DType::F64) => {
+                type $T = f64;
+                $body
+            }
+            element if element.is_float() => {
+                type $T = f32;
+                $body
+            }
+            other => {
+                Err($crate::interpreter::OpError::unsupported(format!("element type {other}")))
+            }
+        }
+    };
+}
+pub(crate) use real_type;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

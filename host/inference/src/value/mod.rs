@@ -7,7 +7,7 @@ mod onnx;
 use std::collections::BTreeMap;
 
 pub use array::{Array, Lanes, Scalar};
-pub(crate) use array::{into_parts, scalar_type, shaped, structural};
+pub(crate) use array::{into_parts, real_type, scalar_type, shaped, structural};
 pub use element::{Element, Small};
 pub use onnx::{Type, value_from_onnx};
 pub(crate) use onnx::{array_from_proto, interface, proto_from_array};

@@ -4,11 +4,11 @@ use ndarray::{Axis, concatenate};
 
 use super::{
     Op,
-    reduce::{Real, permuted, real_type, softmax_line},
+    reduce::{Real, permuted, softmax_line},
 };
 use crate::{
     interpreter::{Call, OpError, OpResult},
-    value::{Array, Value, structural},
+    value::{Array, Value, real_type, structural},
 };
 
 /// The operator of that name.

@@ -10,7 +10,7 @@ use ndarray::{
 use super::{Op, resample};
 use crate::{
     interpreter::{Call, OpError, OpResult, sizes},
-    value::{Array, Element, Scalar, Value, scalar_type},
+    value::{Array, Element, Scalar, Value, real_type, scalar_type},
 };
 
 /// The operator of that name.
@@ -20,9 +20,11 @@ use crate::{
 pub(crate) fn find(name: &str) -> Option<Op> {
     Some(match name {
         "Col2Im" => col2im,
-        "Conv" => |call| real!(call.array(0)?.element(), T => conv::<T>(call)),
-        "ConvTranspose" => |call| real!(call.array(0)?.element(), T => conv_transpose::<T>(call)),
-        "DeformConv" => |call| real!(call.array(0)?.element(), T => deform_conv::<T>(call)),
+        "Conv" => |call| real_type!(call.array(0)?.element(), T => conv::<T>(call)),
+        "ConvTranspose" => {
+            |call| real_type!(call.array(0)?.element(), T => conv_transpose::<T>(call))
+        }
+        "DeformConv" => |call| real_type!(call.array(0)?.element(), T => deform_conv::<T>(call)),
         _ => return None,
     })
 }
@@ -75,27 +77,6 @@ reals! {
         Array::from_f64s(element, shape, &values)
     },
 }
-
-/// Run a body with `$T` as the [`Real`] that a float element type is computed
-/// in; other element types are refused.
-macro_rules! real {
-    ($element:expr, $T:ident => $body:expr) => {
-        match $element {
-            $crate::value::Element::Plain(headland_tensor::DType::F64) => {
-                type $T = f64;
-                $body
-            }
-            element if element.is_float() => {
-                type $T = f32;
-                $body
-            }
-            other => {
-                Err($crate::interpreter::OpError::unsupported(format!("element type {other}")))
-            }
-        }
-    };
-}
-pub(super) use real;
 
 /// The largest size, stride, dilation or pad of an axis, so that products of
 /// two of them are far from i64's end.
@@ -850,7 +831,7 @@ fn col2im(call: &Call<'_>) -> OpResult<Vec<Value>> {
     call.reserve(x.element(), &shape)?;
     let element = x.element();
     let made = if element.is_float() {
-        real!(element, T => T::write(element, &shape, roll_all(&plan, &T::read(x)?, 0.0, |a, b| a + b)))
+        real_type!(element, T => T::write(element, &shape, roll_all(&plan, &T::read(x)?, 0.0, |a, b| a + b)))
     } else {
         scalar_type!(element, [ints] T => {
             Array::new(&shape, roll_all(&plan, x.elements::<T>()?, 0, T::wrapping_add))

@@ -36,29 +36,11 @@ macro_rules! each_float {
     }};
 }
 
-/// Run a body with `$T` as the type of an element type of numbers, the half
-/// floats among them.
-macro_rules! number_type {
-    ($element:expr, $T:ident => $body:expr) => {
-        match $element {
-            Element::Plain(DType::F16) => {
-                type $T = f16;
-                $body
-            }
-            Element::Plain(DType::BF16) => {
-                type $T = bf16;
-                $body
-            }
-            other => scalar_type!(other, [numbers] $T => $body),
-        }
-    };
-}
-
 /// Each number of input 0 by itself.
 macro_rules! each_number {
     ($call:expr, |$x:ident| $body:expr) => {{
         let array = $call.array(0)?;
-        number_type!(array.element(), T => {
+        scalar_type!(array.element(), [all] T => {
             let made = array.elements::<T>()?.iter().map(|&$x: &T| -> T { $body });
             Ok(vec![Array::new(array.shape(), made.collect::<Vec<T>>())?.into()])
         })
@@ -69,7 +51,7 @@ macro_rules! each_number {
 macro_rules! both_numbers {
     ($call:expr, |$x:ident, $y:ident| $body:expr) => {{
         let (a, b) = ($call.array(0)?, $call.array(1)?);
-        number_type!(a.element(), T => {
+        scalar_type!(a.element(), [all] T => {
             Ok(vec![zip_arrays($call, a, b, |&$x: &T, &$y: &T| -> T { $body })?.into()])
         })
     }};
@@ -89,7 +71,7 @@ macro_rules! both_integers {
 macro_rules! compare_numbers {
     ($call:expr, |$x:ident, $y:ident| $body:expr) => {{
         let (a, b) = ($call.array(0)?, $call.array(1)?);
-        number_type!(a.element(), T => test($call, a, b, a.elements::<T>()?, b.elements()?, |$x, $y| $body))
+        scalar_type!(a.element(), [all] T => test($call, a, b, a.elements::<T>()?, b.elements()?, |$x, $y| $body))
     }};
 }
 
@@ -393,7 +375,7 @@ fn check_divisor<T: Number>(divisor: &[T]) -> OpResult<()> {
 
 fn div(call: &Call<'_>) -> OpResult<Vec<Value>> {
     let (a, b) = (call.array(0)?, call.array(1)?);
-    number_type!(a.element(), T => {
+    scalar_type!(a.element(), [all] T => {
         check_divisor(b.elements::<T>()?)?;
         Ok(vec![zip_arrays(call, a, b, |&x: &T, &y: &T| x.over(y))?.into()])
     })
@@ -407,7 +389,7 @@ fn modulo(call: &Call<'_>) -> OpResult<Vec<Value>> {
     if !like_dividend && a.element().is_float() {
         return Err(OpError::invalid("floats need fmod = 1"));
     }
-    number_type!(a.element(), T => {
+    scalar_type!(a.element(), [all] T => {
         check_divisor(b.elements::<T>()?)?;
         let made = zip_arrays(call, a, b, |&x: &T, &y: &T| {
             let rest = x.rest(y);
@@ -452,7 +434,7 @@ fn pow(call: &Call<'_>) -> OpResult<Vec<Value>> {
         let (x, y) = (a.to_f64s()?, b.to_f64s()?);
         let (shape, made) =
             zip(call, f64::ELEMENT, (a.shape(), &x), (b.shape(), &y), |x, &y| x.powf(y))?;
-        number_type!(base, T => {
+        scalar_type!(base, [all] T => {
             Array::new(&shape, made.into_iter().map(T::narrow).collect::<Vec<_>>())
         })?
     };
@@ -521,7 +503,7 @@ fn fold(call: &Call<'_>, fold: &impl Fold) -> OpResult<Vec<Value>> {
         return Err(OpError::invalid("no inputs"));
     };
     let mut made = (*first).clone();
-    number_type!(first.element(), T => {
+    scalar_type!(first.element(), [all] T => {
         for other in others {
             made = zip_arrays(call, &made, other, |&x: &T, &y: &T| fold.apply(x, y))?;
         }
@@ -534,7 +516,7 @@ fn mean(call: &Call<'_>) -> OpResult<Vec<Value>> {
     let count = call.input_count();
     let sums = fold(call, &Plus)?;
     let sum = sums.first().ok_or_else(|| OpError::invalid("no inputs"))?.array()?;
-    number_type!(sum.element(), T => {
+    scalar_type!(sum.element(), [all] T => {
         let count = T::narrow(count as f64);
         let made: Vec<T> = sum.elements::<T>()?.iter().map(|x| x.over(count)).collect();
         Ok(vec![Array::new(sum.shape(), made)?.into()])
@@ -556,7 +538,7 @@ fn clip(call: &Call<'_>) -> OpResult<Vec<Value>> {
         }
     }
     let array = call.array(0)?;
-    number_type!(array.element(), T => {
+    scalar_type!(array.element(), [all] T => {
         let (low, high) = (bound::<T>(call, "min", 1)?, bound::<T>(call, "max", 2)?);
         let clipped = array.elements::<T>()?.iter().map(|&x| {
             let x = low.map_or(x, |low| if x < low { low } else { x });

@@ -37,22 +37,6 @@ pub(crate) fn find(name: &str) -> Option<Op> {
     })
 }
 
-/// Run a body with `$T` as the Rust type of a number of the contract.
-macro_rules! each_type {
-    ($element:expr, $T:ident => $body:expr) => {
-        match $element {
-            Element::Plain(DType::F16) => {
-                type $T = f16;
-                $body
-            }
-            Element::Plain(DType::BF16) => {
-                type $T = bf16;
-                $body
-            }
-            other => scalar_type!(other, [numbers] $T => $body),
-        }
-    };
-}
 /// An index into an axis of `len`, where a negative one counts from the end.
 fn place(index: i64, len: usize) -> OpResult<usize> {
     let from_front = if index < 0 { index.saturating_add(len as i64) } else { index };
@@ -289,7 +273,7 @@ fn scatter(
         let made = joined(array.bools()?, updates.bools()?, offsets, block, reduction);
         return Array::from_lanes(array.element(), array.shape(), Lanes::One(made.into()));
     }
-    each_type!(array.element(), T => {
+    scalar_type!(array.element(), [all] T => {
         let (elements, updates) = (array.elements::<T>()?, updates.elements::<T>()?);
         Array::new(array.shape(), joined(elements, updates, offsets, block, reduction))
     })
@@ -401,7 +385,7 @@ fn non_zero(call: &Call<'_>) -> OpResult<Vec<Value>> {
         Element::Text => positions(array.texts()?, |text| !text.is_empty()),
         Element::Plain(DType::Bool) => positions(array.bools()?, |&v| v != 0),
         Element::Small(_) => positions(&array.to_f64s()?, |&v| v != 0.0),
-        element => each_type!(element, T => {
+        element => scalar_type!(element, [all] T => {
             let zero = <T as bytemuck::Zeroable>::zeroed();
             Ok(positions(array.elements::<T>()?, |v| *v != zero))
         })?,
@@ -484,7 +468,7 @@ fn unique(call: &Call<'_>) -> OpResult<Vec<Value>> {
             let bools = array.bools()?;
             sorted(&|a, b| compare(bools, pairs(a, b), Ord::cmp))
         }
-        element => each_type!(element, T => {
+        element => scalar_type!(element, [all] T => {
             let elements = array.elements::<T>()?;
             Ok(sorted(&|a, b| compare(elements, pairs(a, b), T::order)))
         })?,

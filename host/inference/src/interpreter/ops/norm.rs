@@ -4,11 +4,11 @@ use std::borrow::Cow;
 
 use super::{
     Op,
-    reduce::{Lines, Real, count, log_softmax_line, permuted, real_type, sum},
+    reduce::{Lines, Real, count, log_softmax_line, permuted, sum},
 };
 use crate::{
     interpreter::{Call, OpError, OpResult, axes, axis},
-    value::{Array, Element, Value, shaped},
+    value::{Array, Element, Value, real_type, shaped},
 };
 
 /// The operator of that name.

@@ -5,11 +5,11 @@ use ndarray::{ArrayD, IxDyn};
 
 use super::{
     Op,
-    conv::{Real, Sweep, counts, per_axis, real, sweeps},
+    conv::{Real, Sweep, counts, per_axis, sweeps},
 };
 use crate::{
     interpreter::{Call, OpError, OpResult, sizes},
-    value::{Array, Element, Scalar, Value, scalar_type, structural},
+    value::{Array, Element, Scalar, Value, real_type, scalar_type, structural},
 };
 
 /// The operator of that name.
@@ -18,15 +18,15 @@ use crate::{
 /// <https://onnx.ai/onnx/operators/>
 pub(crate) fn find(name: &str) -> Option<Op> {
     Some(match name {
-        "AveragePool" => |call| real!(call.array(0)?.element(), T => average_pool::<T>(call)),
+        "AveragePool" => |call| real_type!(call.array(0)?.element(), T => average_pool::<T>(call)),
         // Sums of a whole image are long.
         "GlobalAveragePool" => average_pool::<f64>,
         "GlobalLpPool" => lp_pool::<f64>,
-        "LpPool" => |call| real!(call.array(0)?.element(), T => lp_pool::<T>(call)),
+        "LpPool" => |call| real_type!(call.array(0)?.element(), T => lp_pool::<T>(call)),
         "MaxPool" | "GlobalMaxPool" => max_pool,
-        "MaxRoiPool" => |call| real!(call.array(0)?.element(), T => max_roi_pool::<T>(call)),
+        "MaxRoiPool" => |call| real_type!(call.array(0)?.element(), T => max_roi_pool::<T>(call)),
         "MaxUnpool" => max_unpool,
-        "RoiAlign" => |call| real!(call.array(0)?.element(), T => roi_align::<T>(call)),
+        "RoiAlign" => |call| real_type!(call.array(0)?.element(), T => roi_align::<T>(call)),
         _ => return None,
     })
 }
@@ -164,7 +164,7 @@ fn max_pool(call: &Call<'_>) -> OpResult<Vec<Value>> {
     let pooled = Pooled::new(call)?;
     let element = pooled.x.element();
     if element.is_float() {
-        real!(element, T => {
+        real_type!(element, T => {
             let write = |values| T::write(element, &pooled.shape, values);
             pooled.max(call, T::read(pooled.x)?.into_owned(), T::LOWEST, write)
         })

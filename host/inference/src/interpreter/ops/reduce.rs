@@ -9,7 +9,7 @@ use ndarray::NdFloat;
 use super::Op;
 use crate::{
     interpreter::{Call, OpError, OpResult, axes, axis},
-    value::{Array, Element, Lanes, Scalar, Value, scalar_type, structural},
+    value::{Array, Element, Lanes, Scalar, Value, real_type, scalar_type, structural},
 };
 
 /// The operator of that name.
@@ -82,27 +82,6 @@ impl Real for f64 {
     }
 }
 
-/// Run a body with `$T` as the [`Real`] that floats of an element type are
-/// computed in; other element types are refused by name.
-macro_rules! real_type {
-    ($element:expr, $T:ident => $body:expr) => {
-        match $element {
-            $crate::value::Element::Plain(headland_tensor::DType::F64) => {
-                type $T = f64;
-                $body
-            }
-            element if element.is_float() => {
-                type $T = f32;
-                $body
-            }
-            other => {
-                Err($crate::interpreter::OpError::unsupported(format!("element type {other}")))
-            }
-        }
-    };
-}
-pub(super) use real_type;
-
 /// A type of which elements are compared but not computed with.
 trait Ordered: Scalar + PartialOrd {
     /// The largest of no elements.
@@ -141,23 +120,6 @@ macro_rules! ordered {
     };
 }
 ordered!(floats f16 bf16 f32 f64, ints u8 i8 u16 i16 u32 i32 u64 i64);
-
-/// As [`scalar_type!`] for all numbers, f16 and bf16 among them.
-macro_rules! ordered_type {
-    ($element:expr, $T:ident => $body:expr) => {
-        match $element {
-            Element::Plain(DType::F16) => {
-                type $T = f16;
-                $body
-            }
-            Element::Plain(DType::BF16) => {
-                type $T = bf16;
-                $body
-            }
-            element => scalar_type!(element, [numbers] $T => $body),
-        }
-    };
-}
 
 /// How many elements a shape has; for a shape without any, where the other
 /// sizes may be anything, what is part of it may be too many to count.
@@ -340,7 +302,7 @@ fn reduce(call: &Call<'_>) -> OpResult<Vec<Value>> {
             let bytes = extremes.into_iter().map(|v: u8| v.min(1)).collect::<Vec<_>>();
             Array::from_lanes(element, shape, Lanes::One(bytes.into()))?
         } else {
-            ordered_type!(element, T => {
+            scalar_type!(element, [all] T => {
                 Array::new(shape, extreme::<T>(&reduction, array.elements()?, largest))
             })?
         }
@@ -451,7 +413,7 @@ fn arg_extreme(call: &Call<'_>) -> OpResult<Vec<Value>> {
         return Err(OpError::invalid("the place of the extreme of no elements"));
     }
     let (largest, last) = (call.op() == "ArgMax", call.flag("select_last_index", false));
-    let made = ordered_type!(array.element(), T => {
+    let made = scalar_type!(array.element(), [all] T => {
         Ok::<_, OpError>(arg_extremes::<T>(array.elements()?, lines, largest, last))
     })?;
     Ok(vec![Array::new(&shape, made)?.into()])
@@ -561,7 +523,7 @@ fn top_k(call: &Call<'_>) -> OpResult<Vec<Value>> {
     shape[along] = k;
     call.reserve(Element::Plain(DType::I64), &shape)?;
     let largest = call.flag("largest", true);
-    let (values, indices) = ordered_type!(array.element(), T => {
+    let (values, indices) = scalar_type!(array.element(), [all] T => {
         let (values, indices) = best::<T>(array.elements()?, lines, k, largest);
         Ok::<_, OpError>((Array::new(&shape, values)?, Array::new(&shape, indices)?))
     })?;

@@ -3,13 +3,10 @@
 use headland_tensor::DType;
 use ndarray::{ArrayD, IxDyn};
 
-use super::{
-    Op,
-    conv::{Real, real},
-};
+use super::{Op, conv::Real};
 use crate::{
     interpreter::{Call, OpError, OpResult, axes, sizes},
-    value::{Array, Element, Value, scalar_type, structural},
+    value::{Array, Element, Value, real_type, scalar_type, structural},
 };
 
 /// The operator of that name.
@@ -378,7 +375,7 @@ fn resize(call: &Call<'_>) -> OpResult<Vec<Value>> {
             ArrayD::from_shape_vec(IxDyn(&shape), made).map_err(OpError::from)
         })?
     } else if element.is_float() {
-        real!(element, T => {
+        real_type!(element, T => {
             T::write(element, &shape, interpolate(call, x, &tables, T::read(x)?.into_owned())?)
         })?
     } else {
@@ -601,7 +598,7 @@ fn grid_sample(call: &Call<'_>) -> OpResult<Vec<Value>> {
             ArrayD::from_shape_vec(IxDyn(&shape), made).map_err(OpError::from)
         })?
     } else if element.is_float() {
-        real!(element, T => {
+        real_type!(element, T => {
             let made = sample(&sampling, x.shape(), &grid, &shape, &T::read(x)?, weigh::<T>);
             T::write(element, &shape, made)
         })?
