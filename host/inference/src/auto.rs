@@ -26,6 +26,9 @@ use crate::{
 /// Runs that are timed on each side; the median counts.
 const TIMED_RUNS: usize = 5;
 
+/// Sets of shapes that a model is measured for; the CPU runs any others.
+const MAX_SHAPES: usize = 64;
+
 /// What a model takes on each side, for one set of input shapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measurement {
@@ -126,8 +129,8 @@ enum Choice {
     /// A thread measures; the CPU runs.
     Measuring,
     Measured(Measurement),
-    /// The device failed after it had been chosen; the CPU runs.
-    Lost,
+    /// There is no device, or it failed after it had been chosen; the CPU runs.
+    Cpu,
 }
 
 impl Model for AutoModel {
@@ -162,7 +165,7 @@ impl Model for AutoModel {
                 match gpu.run_until(inputs, deadline) {
                     // The adapter is gone: the CPU knows the model, too.
                     Err(InferenceError::Device { .. }) => {
-                        shared.choices().insert(key, Choice::Lost);
+                        shared.choices().insert(key, Choice::Cpu);
                         shared.cpu.run_until(inputs, deadline)
                     }
                     outcome => outcome,
@@ -203,16 +206,23 @@ impl Shared {
 
     /// Take what was kept, or measure, on a thread of its own.
     fn measure_beside(self: &Arc<Self>, key: String, inputs: &[(String, Tensor)]) {
-        if self.choices().insert(key.clone(), Choice::Measuring).is_some() {
-            return;
+        {
+            let mut choices = self.choices();
+            if choices.len() >= MAX_SHAPES || choices.contains_key(&key) {
+                return;
+            }
+            choices.insert(key.clone(), Choice::Measuring);
         }
         let (shared, inputs) = (Arc::clone(self), inputs.to_vec());
         let spawned = thread::Builder::new().name("headland-measure".to_owned()).spawn(move || {
-            let adapter = shared.gpu().map_or("no adapter", |(name, _)| name);
+            let Some((adapter, gpu)) = shared.gpu() else {
+                shared.choices().insert(key, Choice::Cpu);
+                return;
+            };
             let kept_as = format!("{} on {adapter} for {key}", shared.model);
             let recalled = shared.memory.as_ref().and_then(|memory| memory.recall(&kept_as));
             let measured = recalled.unwrap_or_else(|| {
-                let measured = shared.measure(&inputs);
+                let measured = shared.measure(&**gpu, &inputs);
                 if let Some(memory) = &shared.memory {
                     memory.keep(&kept_as, measured);
                 }
@@ -224,15 +234,15 @@ impl Shared {
         drop(spawned);
     }
 
-    fn measure(&self, inputs: &[(String, Tensor)]) -> Measurement {
+    fn measure(&self, gpu: &dyn Model, inputs: &[(String, Tensor)]) -> Measurement {
         let cpu_us = median(&*self.cpu, inputs).unwrap_or(u64::MAX);
-        let gpu_us = self.gpu().and_then(|(_, gpu)| {
+        let on_gpu = || {
             // The first run compiles shaders.
             let expected = self.cpu.run(inputs).ok()?;
             let given = gpu.run(inputs).ok()?;
-            if agree(&expected, &given) { median(&**gpu, inputs) } else { None }
-        });
-        Measurement { cpu_us, gpu_us }
+            if agree(&expected, &given) { median(gpu, inputs) } else { None }
+        };
+        Measurement { cpu_us, gpu_us: on_gpu() }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use headland_tensor::{NamedTensors, Tensor};
 
-use crate::{Array, Dimension, InferenceError, Model, OpError, TensorInfo, Value};
+use crate::{Dimension, InferenceError, Model, TensorInfo};
 
 /// An output that a session hands back to an input at the next run.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,16 +30,20 @@ pub struct Session {
 /// The current state of a session: one value a binding, in the bindings' order,
 /// wherever the model keeps it.
 #[derive(Debug, Clone)]
-pub struct State(pub(crate) Vec<Value>);
+pub struct State(pub(crate) Vec<Held>);
+
+/// Where a session's state is.
+#[derive(Debug, Clone)]
+pub(crate) enum Held {
+    Host(Tensor),
+    #[cfg(feature = "gpu")]
+    Device(Box<crate::Value>),
+}
 
 impl State {
     /// The bindings' initial state.
-    pub(crate) fn initial(bindings: &[StateBinding]) -> Result<Self, InferenceError> {
-        let arrays = bindings.iter().map(|b| Array::from_tensor(&b.initial).map(Value::Array));
-        arrays
-            .collect::<Result<_, _>>()
-            .map(Self)
-            .map_err(|e| InferenceError::Failed { reason: e.to_string() })
+    fn initial(bindings: &[StateBinding]) -> Self {
+        Self(bindings.iter().map(|b| Held::Host(b.initial.clone())).collect())
     }
 }
 
@@ -52,14 +56,16 @@ pub(crate) fn step_on_host<M: Model + ?Sized>(
     state: &mut State,
     deadline: Option<Instant>,
 ) -> Result<NamedTensors, InferenceError> {
-    let failed = |e: OpError| InferenceError::Failed { reason: e.to_string() };
     let mut all = inputs.to_vec();
-    for (binding, value) in bindings.iter().zip(&state.0) {
-        let tensor = value.array().map_err(failed)?.to_tensor();
-        let tensor = tensor.ok_or_else(|| InferenceError::Failed {
-            reason: format!("the state for {:?} is no tensor", binding.input),
-        })?;
-        all.push((binding.input.clone(), tensor));
+    for (binding, held) in bindings.iter().zip(&state.0) {
+        match held {
+            Held::Host(tensor) => all.push((binding.input.clone(), tensor.clone())),
+            #[cfg(feature = "gpu")]
+            Held::Device(_) => {
+                let reason = format!("the state for {:?} is on a device", binding.input);
+                return Err(InferenceError::Failed { reason });
+            }
+        }
     }
     let (bound, free): (NamedTensors, NamedTensors) = model
         .run_until(&all, deadline)?
@@ -67,7 +73,7 @@ pub(crate) fn step_on_host<M: Model + ?Sized>(
         .partition(|(name, _)| bindings.iter().any(|b| b.output == *name));
     for (name, tensor) in bound {
         if let Some(index) = bindings.iter().position(|b| b.output == name) {
-            state.0[index] = Value::Array(Array::from_tensor(&tensor).map_err(failed)?);
+            state.0[index] = Held::Host(tensor);
         }
     }
     Ok(free)
@@ -110,7 +116,7 @@ impl Session {
             }
             check_fit(input, output, &binding.initial)?;
         }
-        let initial = State::initial(&bindings)?;
+        let initial = State::initial(&bindings);
         Ok(Self { model, bindings, state: initial.clone(), initial })
     }
 

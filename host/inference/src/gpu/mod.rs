@@ -28,7 +28,8 @@ use crate::{
     StateBinding, Value,
     deadline::Deadline,
     front,
-    interpreter::{Call, OpError, OpResult, ops as host_ops},
+    interpreter::{Call, OpError, OpResult, from_tensors, ops as host_ops, to_tensors},
+    session::Held,
     value::{Array, Element, Lanes},
 };
 
@@ -132,15 +133,9 @@ impl Model for GpuModel {
         inputs: &[(String, Tensor)],
         deadline: Option<Instant>,
     ) -> Result<NamedTensors, InferenceError> {
-        let inputs = self.info.bind(inputs)?;
-        let failed = |e: OpError| InferenceError::Failed { reason: e.to_string() };
-        let fed = inputs
-            .iter()
-            .map(|tensor| Array::from_tensor(tensor).map(Value::Array).map_err(failed))
-            .collect::<Result<_, _>>()?;
+        let fed = from_tensors(&self.info.bind(inputs)?)?;
         let made = self.lane.run(&self.model, fed, deadline.map(Deadline::new))?;
-        let made = self.lane.outputs(made)?;
-        crate::interpreter::to_tensors(&self.info, made)
+        to_tensors(&self.info.outputs, self.lane.outputs(made)?)
     }
 
     /// The state stays on the device from step to step.
@@ -151,37 +146,31 @@ impl Model for GpuModel {
         state: &mut State,
         deadline: Option<Instant>,
     ) -> Result<NamedTensors, InferenceError> {
-        let failed = |e: OpError| InferenceError::Failed { reason: e.to_string() };
         // Bound inputs have been checked when the session began; their initial
-        // values stand in for the state in the check of the others.
+        // values stand in for the state in the check of the others, and are it
+        // at the first step.
         let mut all = inputs.to_vec();
         all.extend(bindings.iter().map(|b| (b.input.clone(), b.initial.clone())));
-        let bound = self.info.bind(&all)?;
-        let fed = self
-            .info
-            .inputs
-            .iter()
-            .zip(&bound)
-            .map(|(info, tensor)| match bindings.iter().position(|b| b.input == info.name) {
-                Some(index) => Ok(state.0[index].clone()),
-                None => Array::from_tensor(tensor).map(Value::Array).map_err(failed),
-            })
-            .collect::<Result<_, _>>()?;
+        let mut fed = from_tensors(&self.info.bind(&all)?)?;
+        for (info, value) in self.info.inputs.iter().zip(&mut fed) {
+            let held = bindings.iter().position(|b| b.input == info.name).map(|i| &state.0[i]);
+            if let Some(Held::Device(resident)) = held {
+                *value = (**resident).clone();
+            }
+        }
         let made = self.lane.run(&self.model, fed, deadline.map(Deadline::new))?;
         let (mut next, mut free) = (state.0.clone(), Vec::new());
         let mut infos = Vec::new();
         for (info, value) in self.info.outputs.iter().zip(made) {
             match bindings.iter().position(|b| b.output == info.name) {
-                Some(index) => next[index] = value,
+                Some(index) => next[index] = Held::Device(Box::new(value)),
                 None => {
-                    infos.push(info.clone());
+                    infos.push(info);
                     free.push(value);
                 }
             }
         }
-        let free = self.lane.outputs(free)?;
-        let info = ModelInfo { outputs: infos, ..self.info.clone() };
-        let free = crate::interpreter::to_tensors(&info, free)?;
+        let free = to_tensors(infos, self.lane.outputs(free)?)?;
         state.0 = next;
         Ok(free)
     }
@@ -239,7 +228,8 @@ struct Kept {
     /// Constants that are on the device already.
     resident: HashMap<usize, DeviceTensor>,
     placements: Vec<Placement>,
-    placed: HashMap<(String, Place), usize>,
+    /// The nodes in `placements`, by [`Call::node_id`].
+    placed: HashSet<(usize, Place)>,
     transfers: Transfers,
 }
 
@@ -273,10 +263,6 @@ impl Lane {
         inputs: Vec<Value>,
         deadline: Option<Deadline>,
     ) -> Result<Vec<Value>, InferenceError> {
-        let failed = |e: OpError| match e {
-            OpError::Other(e) => e,
-            e => InferenceError::Failed { reason: e.to_string() },
-        };
         let fed = inputs
             .into_iter()
             .map(|value| match value {
@@ -285,18 +271,14 @@ impl Lane {
                 }
                 other => Ok(other),
             })
-            .map(|made| made.map_err(failed));
-        let fed = fed.collect::<Result<_, _>>()?;
+            .collect::<OpResult<_>>()
+            .map_err(OpError::outside)?;
         model.run_on(fed, deadline, Some(self))
     }
 
     /// What a run gave, in host memory.
     fn outputs(&self, made: Vec<Value>) -> Result<Vec<Value>, InferenceError> {
-        let failed = |e: OpError| match e {
-            OpError::Other(e) => e,
-            e => InferenceError::Failed { reason: e.to_string() },
-        };
-        made.into_iter().map(|value| self.output(value).map_err(failed)).collect()
+        made.into_iter().map(|value| self.output(value).map_err(OpError::outside)).collect()
     }
 
     /// A value that the model gives, in host memory.
@@ -403,10 +385,7 @@ impl Lane {
 
     fn place(&self, call: &Call<'_>, place: Place, reason: &str) {
         let mut state = self.lock();
-        let key = (call.label().to_owned(), place);
-        if !state.placed.contains_key(&key) {
-            let index = state.placements.len();
-            state.placed.insert(key, index);
+        if state.placed.insert((call.node_id(), place)) {
             state.placements.push(Placement {
                 node: call.label().to_owned(),
                 op: call.op().to_owned(),
@@ -417,7 +396,7 @@ impl Lane {
     }
 }
 
-/// Floats that the device computes with, and bools, start there.
+/// Floats that the device computes with start there.
 fn starts_on_device(array: &Array) -> bool {
     use headland_tensor::DType::{F16, F32};
     matches!(array.element(), Element::Plain(F32 | F16)) && !array.is_empty()

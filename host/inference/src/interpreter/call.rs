@@ -37,6 +37,12 @@ impl<'a> Call<'a> {
         &self.node.label
     }
 
+    /// What tells the node from the others of its model, while that is loaded.
+    #[cfg(feature = "gpu")]
+    pub fn node_id(&self) -> usize {
+        std::ptr::from_ref(self.node).addr()
+    }
+
     /// The inputs as they are; `None` for what is left out.
     pub fn inputs(&self) -> &[Option<Value>] {
         &self.inputs

@@ -30,6 +30,14 @@ impl OpError {
         Self::Invalid(reason.into())
     }
 
+    /// The error of a model, where no node is at fault.
+    pub(crate) fn outside(self) -> InferenceError {
+        match self {
+            Self::Other(error) => error,
+            error => InferenceError::Failed { reason: error.to_string() },
+        }
+    }
+
     /// The error of a model whose node this is.
     pub(super) fn at(self, node: &crate::graph::Node) -> InferenceError {
         let op = if node.domain.is_empty() {

@@ -31,7 +31,7 @@ pub(crate) use call::{Call, axes, axis, broadcast_shape, check_rank, sizes};
 pub use error::{OpError, OpResult};
 
 use crate::{
-    Engine, Executor, InferenceError, LoadLimits, Model, ModelInfo,
+    Engine, Executor, InferenceError, LoadLimits, Model, ModelInfo, TensorInfo,
     deadline::Deadline,
     front,
     graph::{Attribute, Graph, Node, Slot},
@@ -149,12 +149,7 @@ impl Interpreted {
         inputs: &[Tensor],
         deadline: Option<Deadline>,
     ) -> Result<NamedTensors, InferenceError> {
-        let failed = |e: OpError| InferenceError::Failed { reason: e.to_string() };
-        let fed = inputs
-            .iter()
-            .map(|tensor| Array::from_tensor(tensor).map(Value::Array).map_err(failed))
-            .collect::<Result<_, _>>()?;
-        to_tensors(info, self.run_until(fed, deadline)?)
+        to_tensors(&info.outputs, self.run_until(from_tensors(inputs)?, deadline)?)
     }
 
     pub(crate) fn run_until(
@@ -213,17 +208,22 @@ impl Interpreted {
     }
 }
 
+/// Tensors of the contract as values, copied.
+pub(crate) fn from_tensors(tensors: &[Tensor]) -> Result<Vec<Value>, InferenceError> {
+    let values = tensors.iter().map(|tensor| Array::from_tensor(tensor).map(Value::Array));
+    values.collect::<OpResult<_>>().map_err(OpError::outside)
+}
+
 /// A model's outputs as tensors of the contract, of the types that it declares.
-pub(crate) fn to_tensors(
-    info: &ModelInfo,
+pub(crate) fn to_tensors<'a>(
+    infos: impl IntoIterator<Item = &'a TensorInfo>,
     made: Vec<Value>,
 ) -> Result<NamedTensors, InferenceError> {
-    let failed = |e: OpError| InferenceError::Failed { reason: e.to_string() };
-    info.outputs
-        .iter()
+    infos
+        .into_iter()
         .zip(made)
         .map(|(info, value)| {
-            let array = value.array().map_err(failed)?;
+            let array = value.array().map_err(OpError::outside)?;
             let tensor = array.to_tensor().filter(|t| t.dtype() == info.dtype);
             let tensor = tensor.ok_or_else(|| InferenceError::Failed {
                 reason: format!(

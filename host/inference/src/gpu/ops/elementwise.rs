@@ -201,7 +201,7 @@ fn variadic(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
             "Max" | "Min" => {
                 // Where either is NaN, so is the result.
                 let bools = call.device().bools();
-                let (x, y) = (spread(&total, &shape)?, spread(&next, &shape)?);
+                let (x, y) = (expand(&total, &shape)?, expand(&next, &shape)?);
                 let first = if call.op() == "Max" {
                     D::float_greater(x.clone(), y.clone(), bools)
                 } else {
@@ -219,10 +219,6 @@ fn variadic(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
         return one(mean, total.shape(), total.element());
     }
     Ok(vec![Value::Device(total)])
-}
-
-fn spread(tensor: &DeviceTensor, shape: &[usize]) -> OpResult<T> {
-    expand(tensor, shape)
 }
 
 fn compare(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
