@@ -33,10 +33,11 @@ impl Workspace {
 
     /// Ask cargo.
     pub fn find() -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .parent()
-            .context("xtask lies in the checkout's root")?
-            .to_owned();
+        // As cargo says it now: checkouts that share a target directory share
+        // this binary, too.
+        let manifest = std::env::var_os("CARGO_MANIFEST_DIR").context("run as `cargo xtask`")?;
+        let root =
+            Path::new(&manifest).parent().context("xtask lies in the checkout's root")?.to_owned();
         let output = Command::new(cargo())
             .args(["metadata", "--no-deps", "--format-version", "1"])
             .current_dir(&root)

@@ -6,7 +6,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    env,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -21,14 +22,17 @@ struct Member {
 }
 
 fn members() -> BTreeMap<String, Member> {
-    let output = Command::new(env!("CARGO"))
+    // As cargo says it now: checkouts that share a target directory share this
+    // binary, too.
+    let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("run by cargo"));
+    let output = Command::new(env::var_os("CARGO").expect("run by cargo"))
         .args(["metadata", "--no-deps", "--format-version", "1"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .current_dir(&here)
         .output()
         .expect("cargo starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let host = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("host");
+    let host = here.parent().unwrap().join("host");
     let text = |v: &Value| v.as_str().unwrap().to_owned();
     metadata["packages"]
         .as_array()

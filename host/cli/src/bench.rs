@@ -1,26 +1,30 @@
 //! `headland bench`: measure a package's pipeline on this machine.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     process::ExitCode,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
 use clap::Args;
+use headland_engine::{FrameReport, Runner};
 use serde::Serialize;
 
 use crate::{
     host::{HostOptions, read_policy},
     output::{Output, bytes, duration, table},
     run::{Summary, Tally, start_timed},
-    source::{self, SourceOptions},
+    source::{self, SourceFrame, SourceOptions},
 };
 
 /// Measure a package's pipeline: start-up, latency by stage, throughput, copies.
 ///
 /// The frames of the input are run over and over for the given time, one
-/// after the other, on one thread. The first of the two starts compiles:
+/// after the other, by each runner on a thread of its own; the latencies are
+/// those of the first. The first of the two starts compiles:
 /// compiled code is kept in a folder made for the measurement, unless
 /// --code-cache names another.
 #[derive(Debug, Args)]
@@ -41,6 +45,11 @@ pub struct Bench {
     /// Frames to run before measuring
     #[arg(long, default_value_t = 20, value_name = "N")]
     warm_up: usize,
+
+    /// Runners of the package, as many threads
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
+    runners: u16,
 }
 
 #[derive(Serialize)]
@@ -50,9 +59,22 @@ struct Measured {
     first_start_ns: Vec<(&'static str, u64)>,
     /// The second start, with what the first left in `code_cache`.
     second_start_ns: Vec<(&'static str, u64)>,
+    runners: u16,
+    /// Of all runners together.
     frames_per_second: f64,
+    /// By stage, where models are run in batches.
+    batches: BTreeMap<String, Batches>,
     resident_bytes: Option<u64>,
     summary: Summary,
+}
+
+/// How a model was run in batches.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Batches {
+    batches: u64,
+    rows_per_batch: f64,
+    /// Runs that were never part of one.
+    alone: u64,
 }
 
 /// What the starts found in the code cache.
@@ -104,32 +126,41 @@ pub fn run(command: &Bench, out: Output) -> anyhow::Result<ExitCode> {
     drop(first.runner);
     let second = start_timed(&engine, &command.package, &policy)?;
     let mut runner = second.runner;
-    for frame in frames.iter().cycle().take(command.warm_up) {
-        runner.run(frame.inputs.clone(), frame.media_type, 0);
+    warm_up(command, &mut runner, &frames);
+    let mut others = Vec::new();
+    for _ in 1..command.runners {
+        let mut other = second.deployment.start().context("a further runner does not start")?;
+        warm_up(command, &mut other, &frames);
+        others.push(other);
     }
-    runner.settle();
 
     let mut tally = Tally::default();
     let limit = Duration::from_secs_f64(command.seconds);
     let begun = Instant::now();
-    let mut count = 0u64;
-    for frame in frames.iter().cycle() {
-        if begun.elapsed() >= limit {
-            break;
-        }
-        let report = runner.run(frame.inputs.clone(), frame.media_type, 0);
-        tally.frame(&report, frame.label.as_deref());
-        // Not kept: a long measurement would gather them without end.
-        drop(runner.take_reports());
-        count += 1;
-    }
+    let count: u64 = thread::scope(|scope| {
+        let others: Vec<_> = others
+            .iter_mut()
+            .map(|runner| scope.spawn(|| cycle(runner, &frames, begun, limit, |_, _| {})))
+            .collect();
+        let first = cycle(&mut runner, &frames, begun, limit, |report, frame| {
+            tally.frame(report, frame.label.as_deref());
+        });
+        // A thread that panicked has counted nothing.
+        first + others.into_iter().map(|other| other.join().unwrap_or(0)).sum::<u64>()
+    });
     let frames_per_second = count as f64 / begun.elapsed().as_secs_f64();
+    let batches = second.deployment.batches().into_iter().map(|(stage, b)| {
+        let rows_per_batch = b.mean_rows();
+        (stage, Batches { batches: b.batches, rows_per_batch, alone: b.alone })
+    });
     runner.settle();
     let measured = Measured {
         code_cache,
         first_start_ns: first.steps,
         second_start_ns: second.steps,
+        runners: command.runners,
         frames_per_second,
+        batches: batches.collect(),
         resident_bytes: resident_bytes(),
         summary: tally.summary(&runner, engine.is_pooled()),
     };
@@ -140,6 +171,35 @@ pub fn run(command: &Bench, out: Output) -> anyhow::Result<ExitCode> {
         bail!("no frame came through: {}", codes.join(", "));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn warm_up(command: &Bench, runner: &mut Runner, frames: &[SourceFrame]) {
+    for frame in frames.iter().cycle().take(command.warm_up) {
+        runner.run(frame.inputs.clone(), frame.media_type, 0);
+    }
+    runner.settle();
+}
+
+/// Run the frames over and over until the time is up; gives how many.
+fn cycle(
+    runner: &mut Runner,
+    frames: &[SourceFrame],
+    begun: Instant,
+    limit: Duration,
+    mut each: impl FnMut(&FrameReport, &SourceFrame),
+) -> u64 {
+    let mut count = 0;
+    for frame in frames.iter().cycle() {
+        if begun.elapsed() >= limit {
+            break;
+        }
+        let report = runner.run(frame.inputs.clone(), frame.media_type, 0);
+        each(&report, frame);
+        // Not kept: a long measurement would gather them without end.
+        drop(runner.take_reports());
+        count += 1;
+    }
+    count
 }
 
 /// Resident memory of this process, where the system says it.
@@ -168,11 +228,26 @@ fn describe(m: &Measured) -> String {
             duration(p.max_ns),
         ]);
     }
+    let batches: String = m
+        .batches
+        .iter()
+        .map(|(stage, b)| {
+            format!(
+                "stage {stage}: {} batches of {:.1} rows, {} runs alone\n",
+                b.batches, b.rows_per_batch, b.alone
+            )
+        })
+        .collect();
     format!(
-        "{}\n\n{}\n\n{:.0} frames/s on one thread, {:.1} copies a frame, instances {}, resident memory {}",
+        "{}\n\n{}\n\n{}{:.0} frames/s by {}, {:.1} copies a frame, instances {}, resident memory {}",
         table(&start),
         table(&stages),
+        batches,
         m.frames_per_second,
+        match m.runners {
+            1 => "one runner".to_owned(),
+            n => format!("{n} runners"),
+        },
         m.summary.copies_per_frame,
         if m.summary.pooled { "pooled" } else { "on demand" },
         m.resident_bytes.map_or_else(|| "unknown".to_owned(), bytes),

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
-use headland_engine::{Engine, EngineError, EngineOptions, LogLevel, LogRecord};
+use headland_engine::{Engine, EngineError, EngineOptions, LogLevel, LogRecord, ModelMemory};
 use headland_package::{HostPolicy, Layout, Package, PackageLimits, TrustPolicy, Verified};
 
 use crate::output::{Output, inline};
@@ -52,7 +52,9 @@ pub fn engine_options(host: &HostPolicy, out: Output) -> EngineOptions {
         }
     });
     let executors = crate::devices::executors();
-    EngineOptions { ceiling: host.limits, log, executors, ..EngineOptions::default() }
+    let model_memory =
+        ModelMemory { host_bytes: host.model_bytes, device_bytes: host.device_model_bytes };
+    EngineOptions { ceiling: host.limits, log, executors, model_memory, ..EngineOptions::default() }
 }
 
 /// Make an engine that keeps compiled code in the user's cache folder. Nobody

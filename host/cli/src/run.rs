@@ -464,6 +464,8 @@ fn describe(s: &Summary) -> String {
 
 /// How long a start takes, step by step.
 pub struct Started {
+    /// The package, ready for more runners.
+    pub deployment: Arc<Deployment>,
     /// The running pipeline.
     pub runner: Runner,
     /// Steps with their durations in nanoseconds.
@@ -488,7 +490,7 @@ pub fn start_timed(
     step("load");
     let runner = deployment.start().context("the pipeline does not start")?;
     step("instantiate");
-    Ok(Started { runner, steps })
+    Ok(Started { deployment, runner, steps })
 }
 
 #[cfg(test)]

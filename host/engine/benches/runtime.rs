@@ -18,7 +18,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use headland_engine::{Engine, EngineOptions};
 use headland_inference::{CpuExecutor, Executor, LoadLimits};
 use headland_package::{Layout, PackageLimits, Role};
-use headland_tensor::{Limits, Tensor};
+use headland_tensor::Tensor;
 use sha2::{Digest, Sha256};
 
 const SHAPE: [u32; 4] = [1, 3, 224, 224];
@@ -108,7 +108,7 @@ fn frame(c: &mut Criterion) {
     let mut group = c.benchmark_group("frame");
 
     let package = layout().verify(&support::policy(), 0).unwrap();
-    let host = headland_package::HostPolicy { wasi: false, limits: Limits::default() };
+    let host = headland_package::HostPolicy::default();
     let deployment = Arc::new(support::engine().load(&package, &host).unwrap());
     let mut runner = deployment.start().unwrap();
     group.bench_function("components", |b| {
@@ -151,7 +151,7 @@ fn start(c: &mut Criterion) {
     let options =
         EngineOptions { code_cache: Some(folder.path().to_owned()), ..EngineOptions::default() };
     let engine = Engine::new(options).unwrap();
-    let host = headland_package::HostPolicy { wasi: false, limits: Limits::default() };
+    let host = headland_package::HostPolicy::default();
     let deployment = Arc::new(engine.load(&package, &host).unwrap());
     group.bench_function("instantiate-and-configure-2-stages-and-a-monitor", |b| {
         b.iter(|| deployment.start().unwrap());

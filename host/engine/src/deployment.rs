@@ -1,16 +1,24 @@
 //! A verified package, ready to run.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use headland_inference::{Dimension, InferenceError, LoadLimits, Model, ModelSet};
-use headland_package::{HostPolicy, Package, PackageInfo, Role, Verified};
-use headland_pipeline::{Device, Graph, GraphError, PipelineSpec, SpecError, StageKind};
-use headland_tensor::{Limits, NamedTensors, Shape, Tensor};
+use headland_inference::{BatchStatistics, Batcher, InferenceError, Model};
+use headland_package::{Digest, HostPolicy, Package, PackageInfo, Role, Verified};
+use headland_pipeline::{
+    BatchSpec, Device, Graph, GraphError, PipelineSpec, SpecError, StageKind, StageSpec,
+};
+use headland_tensor::Limits;
 use serde::Serialize;
 
 use crate::{
     CallError, ComponentError, Description, Engine,
     component::{Grants, Live, Prepared},
+    engine::{LogLevel, LogRecord},
+    models::{self, NoModel},
     monitors::PreparedMonitor,
     runner::{Runner, StartError},
     world::World,
@@ -92,6 +100,9 @@ pub(crate) enum StageRunner {
     Component(Arc<Prepared>),
     /// A model of the package, run directly, and for how long at most.
     Model(Arc<dyn Model>, Duration),
+    /// A model whose device this host does not have, and why: the stage's
+    /// fallback serves.
+    Absent(String),
     /// Done by the scheduler itself.
     Scheduler,
 }
@@ -114,7 +125,19 @@ pub struct Deployment {
     pub(crate) monitors: Vec<Arc<PreparedMonitor>>,
     info: PackageInfo,
     summaries: Vec<StageSummary>,
-    models: ModelSet,
+    batchers: Vec<(String, Arc<Batcher>)>,
+    models: BTreeSet<String>,
+    /// Last, so that it finds the models let go.
+    _tidy: Tidy,
+}
+
+/// Has the engine unload what nothing holds.
+struct Tidy(Engine);
+
+impl Drop for Tidy {
+    fn drop(&mut self) {
+        self.0.models().tidy();
+    }
 }
 
 /// Finds what stages name in the package, and makes it ready once.
@@ -122,7 +145,6 @@ struct Loader<'a> {
     engine: &'a Engine,
     package: &'a Verified<Package>,
     host: &'a HostPolicy,
-    models: ModelSet,
 }
 
 impl Loader<'_> {
@@ -132,35 +154,60 @@ impl Loader<'_> {
         role: Role,
         what: &'static str,
         name: &str,
-    ) -> Result<Arc<[u8]>, LoadError> {
-        let found = self.package.entries().iter().any(|e| e.name == name && e.role == role);
-        found.then(|| self.package.blob(name)).flatten().ok_or_else(|| LoadError::MissingEntry {
-            user: user.to_owned(),
-            role: what,
-            name: name.to_owned(),
+    ) -> Result<(Digest, Arc<[u8]>), LoadError> {
+        let mut entries = self.package.entries().iter();
+        let entry = entries.find(|e| e.name == name && e.role == role);
+        entry.and_then(|e| Some((e.digest, self.package.blob(name)?))).ok_or_else(|| {
+            LoadError::MissingEntry { user: user.to_owned(), role: what, name: name.to_owned() }
         })
     }
 
     fn model(&self, user: &str, name: &str, device: Device) -> Result<Arc<dyn Model>, LoadError> {
+        let (digest, bytes) = self.entry(user, Role::Model, "model", name)?;
         let executors = &self.engine.options().executors;
-        let executor = match device {
-            Device::Auto => &executors.auto,
-            Device::Cpu => &executors.cpu,
-            Device::Gpu => {
-                executors.gpu.as_ref().ok_or_else(|| LoadError::NoGpu { user: user.to_owned() })?
-            }
+        self.engine.models().load(executors, device, name, digest, &bytes).map_err(|e| match e {
+            NoModel::NoDevice => LoadError::NoGpu { user: user.to_owned() },
+            NoModel::Refused(source) => LoadError::Model { model: name.to_owned(), source },
+        })
+    }
+
+    /// The model of a stage that runs it directly, or why its fallback serves.
+    fn model_stage(
+        &self,
+        stage: &StageSpec,
+        name: &str,
+        device: Device,
+    ) -> Result<Result<Arc<dyn Model>, String>, LoadError> {
+        let user = format!("stage {:?}", stage.id);
+        let error = match self.model(&user, name, device) {
+            Ok(model) => return Ok(Ok(model)),
+            Err(error) => error,
         };
-        let key = format!("{name} on {}", executor.name());
-        if let Some(model) = self.models.get(&key) {
-            return Ok(model);
+        let reason = match &error {
+            LoadError::NoGpu { .. } => "this host has no GPU".to_owned(),
+            LoadError::Model { source, .. }
+                if matches!(
+                    source,
+                    InferenceError::Device { .. }
+                        | InferenceError::OverBudget { .. }
+                        | InferenceError::Unsupported { .. }
+                ) =>
+            {
+                source.to_string()
+            }
+            _ => return Err(error),
+        };
+        // Only what the device lacks is forgiven, and only where the package
+        // says what is to run instead.
+        if device != Device::Gpu || stage.fallback.is_none() {
+            return Err(error);
         }
-        let bytes = self.entry(user, Role::Model, "model", name)?;
-        let model = self
-            .models
-            .load(key, &**executor, &bytes, &LoadLimits::default())
-            .map_err(|source| LoadError::Model { model: name.to_owned(), source })?;
-        warm_up(&*model);
-        Ok(model)
+        (self.engine.options().log)(LogRecord {
+            stage: stage.id.clone(),
+            level: LogLevel::Warn,
+            message: format!("its fallback serves: {reason}"),
+        });
+        Ok(Err(reason))
     }
 
     fn component(
@@ -177,37 +224,16 @@ impl Loader<'_> {
                 package: self.package.info().name.clone(),
             });
         }
-        let bytes = self.entry(user, Role::Component, "component", component)?;
+        let (_, bytes) = self.entry(user, Role::Component, "component", component)?;
         Prepared::new(self.engine, &bytes, world, grants, config).map_err(|source| {
             LoadError::Component { user: user.to_owned(), component: component.to_owned(), source }
         })
     }
 }
 
-/// Run a model once on zeros, with 1 for each size that it leaves open, so
-/// that it is planned before the first frame. A model that cannot run on that
-/// says so when it is given something real.
-fn warm_up(model: &dyn Model) {
-    const MAX_BYTES: usize = 16 << 20;
-    let mut inputs = NamedTensors::new();
-    let mut left_bytes = MAX_BYTES;
-    for input in &model.info().inputs {
-        let sizes: Vec<u32> = input
-            .shape
-            .iter()
-            .map(|d| match d {
-                Dimension::Fixed(n) => *n,
-                Dimension::Symbolic(_) => 1,
-            })
-            .collect();
-        let Ok(shape) = Shape::new(sizes) else { return };
-        let bytes = shape.element_count().saturating_mul(input.dtype.size_bytes());
-        let Some(left) = left_bytes.checked_sub(bytes) else { return };
-        left_bytes = left;
-        let Ok(zeros) = Tensor::new(input.dtype, shape, vec![0; bytes]) else { return };
-        inputs.push((input.name.clone(), zeros));
-    }
-    let _ = model.run(&inputs);
+fn batched(name: &str, model: Arc<dyn Model>, spec: &BatchSpec) -> Result<Arc<Batcher>, LoadError> {
+    models::batched(model, spec)
+        .map_err(|source| LoadError::Model { model: name.to_owned(), source })
 }
 
 impl Engine {
@@ -227,17 +253,21 @@ impl Engine {
             .map_err(|source| LoadError::Graph { package: info.name.clone(), source })?;
         let mut ceiling = self.options().ceiling.min(host.limits);
         ceiling.time_ms = ceiling.time_ms.min(MAX_TIME_MS);
-        let loader = Loader { engine: self, package, host, models: ModelSet::default() };
+        let loader = Loader { engine: self, package, host };
+        // Before the stages, so that it outlives them should one be refused.
+        let tidy = Tidy(self.clone());
 
         let (mut stages, mut summaries) = (Vec::new(), Vec::new());
+        let (mut batchers, mut models_used) = (Vec::new(), BTreeSet::new());
         for stage in &graph.spec().stage {
             let user = format!("stage {:?}", stage.id);
             let limits = stage.limits(ceiling);
             let (runner, runs) = match &stage.kind {
-                StageKind::Component { component, world, config, models, wasi } => {
+                StageKind::Component { component, world, config, models, device, wasi } => {
                     let mut granted = BTreeMap::new();
                     for name in models {
-                        granted.insert(name.clone(), loader.model(&user, name, Device::Auto)?);
+                        granted.insert(name.clone(), loader.model(&user, name, *device)?);
+                        models_used.insert(name.clone());
                     }
                     let grants =
                         Grants { stage: stage.id.clone(), limits, models: granted, wasi: *wasi };
@@ -245,10 +275,27 @@ impl Engine {
                         loader.component(&user, component, (*world).into(), grants, config)?;
                     (StageRunner::Component(Arc::new(prepared)), format!("component {component}"))
                 }
-                StageKind::Model { model, device } => {
-                    let loaded = loader.model(&user, model, *device)?;
-                    let runs = format!("model {model} on {}", loaded.engine().name);
-                    (StageRunner::Model(loaded, Duration::from_millis(limits.time_ms)), runs)
+                StageKind::Model { model: name, device, batch } => {
+                    models_used.insert(name.clone());
+                    match loader.model_stage(stage, name, *device)? {
+                        Ok(model) => {
+                            let runs = format!("model {name} on {}", model.engine().name);
+                            let model = match batch {
+                                Some(spec) => {
+                                    let batcher = batched(name, model, spec)?;
+                                    batchers.push((stage.id.clone(), Arc::clone(&batcher)));
+                                    batcher
+                                }
+                                None => model,
+                            };
+                            let limit = Duration::from_millis(limits.time_ms);
+                            (StageRunner::Model(model, limit), runs)
+                        }
+                        Err(reason) => {
+                            let runs = format!("nothing: {reason}");
+                            (StageRunner::Absent(reason), runs)
+                        }
+                    }
                 }
                 StageKind::Router { .. } => (StageRunner::Scheduler, "router".to_owned()),
                 StageKind::Combine { .. } => (StageRunner::Scheduler, "combiner".to_owned()),
@@ -267,7 +314,7 @@ impl Engine {
                 wasi: false,
             };
             let reference = match &monitor.reference {
-                Some(name) => loader.entry(&user, Role::Reference, "reference", name)?,
+                Some(name) => loader.entry(&user, Role::Reference, "reference", name)?.1,
                 None => Arc::from([]),
             };
             let config = &monitor.config;
@@ -285,8 +332,16 @@ impl Engine {
                 queue_rows: monitor.queue as usize,
             }));
         }
-        let models = loader.models;
-        Ok(Deployment { graph: Arc::new(graph), stages, monitors, info, summaries, models })
+        Ok(Deployment {
+            graph: Arc::new(graph),
+            stages,
+            monitors,
+            info,
+            summaries,
+            batchers,
+            models: models_used,
+            _tidy: tidy,
+        })
     }
 }
 
@@ -308,7 +363,12 @@ impl Deployment {
 
     /// The names of the loaded models.
     pub fn models(&self) -> Vec<String> {
-        self.models.names()
+        self.models.iter().cloned().collect()
+    }
+
+    /// What batching has done, by the stage that asks for it.
+    pub fn batches(&self) -> Vec<(String, BatchStatistics)> {
+        self.batchers.iter().map(|(stage, b)| (stage.clone(), b.statistics())).collect()
     }
 
     /// What each component says of itself, by stage or monitor.

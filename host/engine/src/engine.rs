@@ -20,6 +20,7 @@ use wasmtime::{
 
 use crate::{
     code_cache::CodeCache,
+    models::{ModelMemory, Models},
     scan::{CompileLimits, ScanError, scan},
 };
 
@@ -91,6 +92,8 @@ pub struct EngineOptions {
     pub log: LogSink,
     /// What runs models.
     pub executors: Executors,
+    /// What models may take.
+    pub model_memory: ModelMemory,
 }
 
 impl Default for EngineOptions {
@@ -103,6 +106,7 @@ impl Default for EngineOptions {
             pooling: true,
             log: Arc::new(|_| {}),
             executors: Executors::default(),
+            model_memory: ModelMemory::default(),
         }
     }
 }
@@ -152,6 +156,7 @@ struct Inner {
     wasi: wasmtime::Engine,
     clock: Clock,
     cache: Option<CodeCache>,
+    models: Models,
     options: EngineOptions,
     pooled: bool,
 }
@@ -188,7 +193,8 @@ impl Engine {
             None => None,
         };
         let clock = Clock::start([core.weak(), wasi.weak()]).map_err(EngineError::Clock)?;
-        Ok(Self { inner: Arc::new(Inner { core, wasi, clock, cache, options, pooled }) })
+        let models = Models::new(options.model_memory);
+        Ok(Self { inner: Arc::new(Inner { core, wasi, clock, cache, models, options, pooled }) })
     }
 
     /// Whether instances come from a pool.
@@ -198,6 +204,10 @@ impl Engine {
 
     pub(crate) fn options(&self) -> &EngineOptions {
         &self.inner.options
+    }
+
+    pub(crate) fn models(&self) -> &Models {
+        &self.inner.models
     }
 
     /// Compile, or take from the cache.

@@ -17,6 +17,7 @@ mod component;
 mod deployment;
 mod engine;
 mod host;
+mod models;
 mod monitors;
 mod runner;
 mod scan;
@@ -29,6 +30,7 @@ pub use engine::{
     CompileError, Engine, EngineError, EngineOptions, Executors, LogLevel, LogRecord, LogSink,
 };
 pub use host::{Copies, CopyCount, LimitHit};
+pub use models::ModelMemory;
 pub use monitors::{Finding, MonitorCounts, MonitorReport, MonitorStartError, Severity};
 pub use runner::{FrameReport, Runner, StageTime, StartError};
 pub use scan::{CompileLimits, ScanError};

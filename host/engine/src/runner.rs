@@ -1,6 +1,10 @@
 //! Drives one pipeline: the scheduler says what is next, the runner does it.
 
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use headland_inference::InferenceError;
 use headland_pipeline::{
@@ -105,7 +109,7 @@ impl Runner {
                         source,
                     })?))
                 }
-                StageRunner::Model(..) => Slot::Model,
+                StageRunner::Model(..) | StageRunner::Absent(_) => Slot::Model,
                 StageRunner::Scheduler => Slot::Scheduler,
             });
         }
@@ -179,8 +183,8 @@ impl Runner {
     fn step(&mut self) -> bool {
         let Some(command) = self.scheduler.poll(self.now_ns()) else { return false };
         match command {
-            Command::Invoke { call, stage, frame, inputs, .. } => {
-                let result = self.invoke(stage, &frame, inputs);
+            Command::Invoke { call, stage, frame, inputs, deadline_ns } => {
+                let result = self.invoke(stage, &frame, inputs, deadline_ns);
                 self.scheduler.complete(call, result, self.now_ns());
             }
             Command::Finished { frame, result, path } => {
@@ -213,18 +217,29 @@ impl Runner {
         stage: usize,
         frame: &Frame,
         inputs: NamedTensors,
+        deadline_ns: Option<u64>,
     ) -> Result<StageOutput, StageFailure> {
         match (self.slots.get_mut(stage), self.deployment.stages.get(stage)) {
             (Some(Slot::Component(instance)), _) => {
                 Ok(instance.run(frame, inputs, &mut self.copies)?)
             }
             (Some(Slot::Model), Some(StageRunner::Model(model, limit))) => {
-                let deadline = Instant::now().checked_add(*limit);
-                let outputs = model
-                    .run_until(&inputs, deadline)
-                    .map_err(|e| StageFailure { kind: kind(&e), message: e.to_string() })?;
+                let of_stage = Instant::now().checked_add(*limit);
+                let of_frame =
+                    deadline_ns.and_then(|ns| self.started.checked_add(Duration::from_nanos(ns)));
+                let deadline = of_stage.into_iter().chain(of_frame).min();
+                let outputs = model.run_until(&inputs, deadline).map_err(|e| {
+                    let kind = match kind(&e) {
+                        FailureKind::Timeout if deadline != of_stage => FailureKind::Deadline,
+                        kind => kind,
+                    };
+                    StageFailure { kind, message: e.to_string() }
+                })?;
                 self.copies.model_run(&inputs, &outputs);
                 Ok(StageOutput::Tensors(outputs))
+            }
+            (Some(Slot::Model), Some(StageRunner::Absent(reason))) => {
+                Err(StageFailure { kind: FailureKind::Inference, message: reason.clone() })
             }
             _ => Err(StageFailure {
                 kind: FailureKind::Refused,

@@ -7,13 +7,16 @@
 
 use std::{
     env, error, fs,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use headland_inference::{
-    BatchOptions, Batcher, CpuExecutor, Dimension, Executor, LoadLimits, Model, Parallel,
+    BatchOptions, Batcher, CpuExecutor, Dimension, Executor, Gate, LoadLimits, Model, Parallel,
 };
 use headland_tensor::{NamedTensors, Shape, Tensor};
 
@@ -26,7 +29,7 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     let load = || CpuExecutor.load(&onnx, &LoadLimits::default());
     let plain = load()?;
     measure("as it is", &*plain)?;
-    measure("as many as cores", &Parallel::new(load()?))?;
+    measure("as many as cores", &Parallel::new(load()?, Arc::new(Gate::of_cores())))?;
     for max_batch in [4, 8, 16] {
         let options = BatchOptions { max_batch, ..BatchOptions::default() };
         let batched = Batcher::new(load()?, options)?;

@@ -29,7 +29,9 @@ use std::{
 
 use headland_tensor::{DType, NamedTensors, Shape, Tensor};
 
-use crate::{Dimension, Engine, InferenceError, Model, ModelInfo, deadline::Deadline};
+use crate::{
+    Dimension, Engine, InferenceError, Model, ModelInfo, StateBinding, deadline::Deadline, session,
+};
 
 /// How calls are batched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -259,6 +261,17 @@ impl Model for Batcher {
                 Ok(outputs)
             }
         }
+    }
+
+    /// Not batched: each session has a state of its own.
+    fn step(
+        &self,
+        inputs: &[(String, Tensor)],
+        bindings: &[StateBinding],
+        state: &mut session::State,
+        deadline: Option<Instant>,
+    ) -> Result<NamedTensors, InferenceError> {
+        self.shared.model.step(inputs, bindings, state, deadline)
     }
 }
 

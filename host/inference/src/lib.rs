@@ -47,7 +47,7 @@ pub use front::tensor::tensor_from_onnx;
 pub use interpreter::{Interpreted, InterpretingExecutor, OpError, OpResult};
 pub use limits::LoadLimits;
 #[cfg(not(target_family = "wasm"))]
-pub use parallel::Parallel;
+pub use parallel::{Gate, Parallel};
 pub use session::{Session, State, StateBinding};
 pub use set::ModelSet;
 pub use value::{Array, Element, Key, Lanes, Scalar, Small, Type, Value, value_from_onnx};

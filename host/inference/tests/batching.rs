@@ -16,7 +16,7 @@ use std::{
 };
 
 use headland_inference::{
-    BatchOptions, Batcher, CpuExecutor, Engine, Executor, InferenceError, LoadLimits, Model,
+    BatchOptions, Batcher, CpuExecutor, Engine, Executor, Gate, InferenceError, LoadLimits, Model,
     ModelInfo, ModelSet, Parallel,
 };
 use headland_tensor::{NamedTensors, Tensor};
@@ -495,6 +495,10 @@ fn a_real_model_gives_onnx_runtimes_answers_in_batches() {
     assert_eq!((batched.statistics().batches, batched.statistics().mean_rows()), (3, 4.0));
 }
 
+fn one_at_a_time(model: Arc<dyn Model>) -> Parallel {
+    Parallel::new(model, Arc::new(Gate::new(NonZeroUsize::MIN)))
+}
+
 #[test]
 fn no_more_runs_go_on_at_once_than_allowed() {
     let now = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
@@ -506,16 +510,24 @@ fn no_more_runs_go_on_at_once_than_allowed() {
         counts.0.fetch_sub(1, Ordering::SeqCst);
         None
     });
-    let two = NonZeroUsize::new(2).unwrap();
-    let parallel = Parallel::with_runs(Arc::clone(&probe) as _, two);
+    let gate = Arc::new(Gate::new(NonZeroUsize::new(2).unwrap()));
+    let parallel = Parallel::new(Arc::clone(&probe) as _, Arc::clone(&gate));
     let inputs = x(1, 1.0);
     let expected = probe.model.run(&inputs).unwrap();
     for outputs in together(&parallel, &[(&inputs[..], None); 12]) {
         assert_eq!(outputs.unwrap().unwrap(), expected);
     }
     assert_eq!(now.1.load(Ordering::SeqCst), 2);
-    let cores = thread::available_parallelism().unwrap();
-    assert_eq!(Parallel::new(probe).max_runs(), cores);
+    // Runs of another model behind the gate count, too.
+    let other = Parallel::new(Arc::clone(&probe) as _, gate);
+    now.1.store(0, Ordering::SeqCst);
+    thread::scope(|scope| {
+        for parallel in [&parallel, &other] {
+            scope.spawn(|| together(parallel, &[(&inputs[..], None); 6]));
+        }
+    });
+    assert_eq!(now.1.load(Ordering::SeqCst), 2);
+    assert_eq!(Gate::of_cores().max_runs(), thread::available_parallelism().unwrap());
 }
 
 #[test]
@@ -528,7 +540,7 @@ fn a_run_without_a_place_by_its_deadline_is_refused_and_keeps_none() {
         drop(holds.1.wait_timeout_while(held, most, |held| *held).unwrap());
         None
     });
-    let parallel = Parallel::with_runs(Arc::clone(&probe) as _, NonZeroUsize::MIN);
+    let parallel = one_at_a_time(Arc::clone(&probe) as _);
     thread::scope(|scope| {
         let first = scope.spawn(|| parallel.run(&x(1, 1.0)));
         wait_for("the first run", || probe.rows() == [1]);
@@ -552,7 +564,7 @@ fn a_run_that_panics_gives_its_place_back() {
         assert!(!is_bad(inputs), "the panic of the test");
         None
     });
-    let parallel = Parallel::with_runs(probe, NonZeroUsize::MIN);
+    let parallel = one_at_a_time(probe);
     let bad = x(1, BAD);
     assert!(together(&parallel, &[(&bad[..], None)])[0].is_none());
     let end = Instant::now() + Duration::from_secs(60);

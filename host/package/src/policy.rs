@@ -95,6 +95,12 @@ impl TrustedKey {
 pub struct HostPolicy {
     /// Whether components may import WASI.
     pub wasi: bool,
+    /// Bytes of main memory that models may take together; none has no bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_bytes: Option<u64>,
+    /// Bytes on the GPU that models may take together; none has no bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_model_bytes: Option<u64>,
     /// The ceiling of every stage's own limits.
     pub limits: Limits,
 }
@@ -122,6 +128,7 @@ pub struct HostPolicy {
 ///     [host]                             # what components may use at most
 ///     wasi = false
 ///     limits = { memory_bytes = 33554432, time_ms = 250 }
+///     model-bytes = 268435456
 /// "#)?;
 /// assert_eq!(policy.floor("shuttle-anomaly"), 3);
 /// # Ok::<(), headland_package::PolicyError>(())
@@ -394,14 +401,25 @@ mod tests {
         policy.allow_only(["a".to_owned(), "b".to_owned()]);
         policy.raise_floor("a", 4);
         let limits = Limits { memory_bytes: 1 << 20, ..Limits::default() };
-        policy.set_host(HostPolicy { wasi: true, limits });
+        policy.set_host(HostPolicy {
+            wasi: true,
+            model_bytes: Some(1 << 28),
+            device_model_bytes: Some(1 << 30),
+            limits,
+        });
         assert_eq!(TrustPolicy::from_toml(&policy.to_toml().unwrap()).unwrap(), policy);
     }
 
     #[test]
     fn what_is_not_said_is_denied() {
         let policy = with("threshold = 1").unwrap();
-        assert_eq!(policy.host(), &HostPolicy { wasi: false, limits: Limits::default() });
+        let nothing = HostPolicy {
+            wasi: false,
+            model_bytes: None,
+            device_model_bytes: None,
+            limits: Limits::default(),
+        };
+        assert_eq!(policy.host(), &nothing);
         assert!(policy.allows("a") && !policy.allows("b"));
         assert_eq!(policy.floor("a"), 0);
     }

@@ -19,6 +19,10 @@ pub const MAX_QUEUE_FRAMES: u64 = 65_536;
 pub const MAX_QUEUE_ROWS: u64 = 1 << 20;
 /// The longest id of a stage or monitor, in bytes.
 pub const MAX_ID_BYTES: usize = 64;
+/// The most rows of a batch.
+pub const MAX_BATCH_ROWS: u64 = 4_096;
+/// The longest that a run waits for others, in milliseconds.
+pub const MAX_BATCH_DELAY_MS: u64 = 60_000;
 
 /// What stands for the source among the inputs and taps.
 pub(crate) const SOURCE: &str = "source";
@@ -348,6 +352,11 @@ fn check_values(spec: &PipelineSpec) -> Result<(), GraphError> {
         range(&place, "breaker.failures", stage.breaker.failures.into(), u64::MAX)?;
         for (key, asked) in stage.limits.asked() {
             range(&place, key, asked, u64::MAX)?;
+        }
+        if let StageKind::Model { batch: Some(batch), .. } = &stage.kind {
+            range(&place, "batch.max", batch.max.into(), MAX_BATCH_ROWS)?;
+            range(&place, "batch.delay-ms", batch.delay_ms.into(), MAX_BATCH_DELAY_MS)?;
+            range(&place, "batch.queue", batch.queue.into(), MAX_QUEUE_FRAMES)?;
         }
     }
     for monitor in &spec.monitor {

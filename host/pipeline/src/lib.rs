@@ -132,7 +132,8 @@
 //! | `models` | `component` | strings | `[]` | the package's ONNX models that it may open; only for the world `"model"` |
 //! | `wasi` | `component` | boolean | false | asks for a WASI context, in which everything is denied that the host does not grant |
 //! | `model` | | string | | runs the package's ONNX model of that name |
-//! | `device` | `model` | string | `"auto"` | where: `"auto"`, `"cpu"` or `"gpu"` |
+//! | `device` | `model`, `models` | string | `"auto"` | where models run: `"auto"`, `"cpu"` or `"gpu"`; see [below](#devices) |
+//! | `batch` | `model` | table | none | see [below](#batches) |
 //! | `breaker` | `component`, `model` | table | | see [below](#failures) |
 //! | `limits` | `component`, `model` | table | | see [below](#limits) |
 //! | `router` | | tables | | see [below](#routers) |
@@ -172,6 +173,22 @@
 //!
 //! Inputs that were routed away do not count. Combiners and routers are pure
 //! and run inside the scheduler.
+//!
+//! ### Devices
+//!
+//! `"auto"` answers on the CPU and measures beside it whether the GPU is
+//! faster for the model and its shapes; `"cpu"` and `"gpu"` pin it. A host that
+//! has no GPU, or none that holds the model, refuses a stage pinned to it,
+//! unless the stage has a `fallback`: that serves instead, and the host says so.
+//!
+//! ### Batches
+//!
+//! `batch = { max = 8, delay-ms = 2, queue = 256 }` are the defaults. Runs of
+//! the model that several runners of one package ask for at about the same time
+//! become one: of at most `max` rows, and for which none waits longer than
+//! `delay-ms`. It takes a model whose first dimension is open in every input
+//! and output; any other runs frame by frame. A frame whose `deadline-ms`
+//! leaves no time to wait runs at once.
 //!
 //! ### Failures
 //!
@@ -257,8 +274,8 @@ mod stats;
 
 pub use breaker::BreakerState;
 pub use graph::{
-    Graph, GraphError, MAX_ID_BYTES, MAX_MONITORS, MAX_QUEUE_FRAMES, MAX_QUEUE_ROWS, MAX_ROUTES,
-    MAX_STAGES,
+    Graph, GraphError, MAX_BATCH_DELAY_MS, MAX_BATCH_ROWS, MAX_ID_BYTES, MAX_MONITORS,
+    MAX_QUEUE_FRAMES, MAX_QUEUE_ROWS, MAX_ROUTES, MAX_STAGES,
 };
 pub use row::{
     Batch, Batcher, Cell, Column, ColumnValues, MAX_CATEGORY_BYTES, MAX_COLUMNS, MAX_JSON_BYTES,
@@ -269,8 +286,8 @@ pub use scheduler::{
     StageFailure, StageOutcome, StageOutput, StageRun,
 };
 pub use spec::{
-    Branch, BreakerSpec, Combine, Device, LimitsSpec, MAX_SPEC_BYTES, MonitorSpec, OnFull,
-    PipelineSpec, QueueSpec, Reduce, SCHEMA, SourceSpec, SpecError, StageKind, StageSpec, TapSpec,
-    World,
+    BatchSpec, Branch, BreakerSpec, Combine, Device, LimitsSpec, MAX_SPEC_BYTES, MonitorSpec,
+    OnFull, PipelineSpec, QueueSpec, Reduce, SCHEMA, SourceSpec, SpecError, StageKind, StageSpec,
+    TapSpec, World,
 };
 pub use stats::{MonitorStats, StageStats, Stats};

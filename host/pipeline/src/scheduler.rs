@@ -85,6 +85,9 @@ pub enum FailureKind {
     Trap,
     /// It ran out of time.
     Timeout,
+    /// It was stopped because the frame's deadline passed. That is no fault of
+    /// the stage, so its breaker does not count it.
+    Deadline,
     /// It ran into another limit.
     Limit,
     /// A model run directly failed.
@@ -540,7 +543,7 @@ impl Stages {
         let breaker = &mut self.breakers[call.stage];
         match &result {
             Ok(_) => breaker.succeeded(),
-            Err(failure) if failure.kind == FailureKind::BadInput => {}
+            Err(StageFailure { kind: FailureKind::BadInput | FailureKind::Deadline, .. }) => {}
             Err(_) => breaker.failed(self.now_ns),
         }
         let stats = &mut self.stats.stages[call.stage];

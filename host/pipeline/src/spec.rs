@@ -148,6 +148,8 @@ pub enum StageKind {
         config: Value,
         /// The package's ONNX models that it may open.
         models: Vec<String>,
+        /// Where to run them.
+        device: Device,
         /// Whether it asks for a WASI context, in which everything is denied
         /// that the host's policy does not grant.
         wasi: bool,
@@ -158,6 +160,8 @@ pub enum StageKind {
         model: String,
         /// Where to run it.
         device: Device,
+        /// How runs of several runners share one; none runs each alone.
+        batch: Option<BatchSpec>,
     },
     /// Sends each frame down one of its branches, chosen by the frame's id.
     Router {
@@ -194,6 +198,24 @@ pub enum Device {
     Cpu,
     /// On the GPU.
     Gpu,
+}
+
+/// How runs that come at about the same time share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct BatchSpec {
+    /// Rows of a batch.
+    pub max: u32,
+    /// How long a run waits for others, in milliseconds.
+    pub delay_ms: u32,
+    /// Runs that wait at once; one more fails.
+    pub queue: u32,
+}
+
+impl Default for BatchSpec {
+    fn default() -> Self {
+        Self { max: 8, delay_ms: 2, queue: 256 }
+    }
 }
 
 /// One way out of a router.
@@ -409,6 +431,8 @@ struct StageKeys {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     device: Option<Device>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    batch: Option<BatchSpec>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     router: Option<Vec<Branch>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     combine: Option<Combine>,
@@ -438,8 +462,12 @@ impl TryFrom<StageKeys> for StageSpec {
             ("models", keys.models.is_some()),
             ("wasi", keys.wasi.is_some()),
         ];
-        let model_only = [("device", keys.device.is_some())];
-        let invoked_only = [("breaker", keys.breaker.is_some()), ("limits", keys.limits.is_some())];
+        let model_only = [("batch", keys.batch.is_some())];
+        let invoked_only = [
+            ("device", keys.device.is_some()),
+            ("breaker", keys.breaker.is_some()),
+            ("limits", keys.limits.is_some()),
+        ];
         let misplaced = match kind {
             "component" => given(&model_only),
             "model" => given(&component_only),
@@ -458,17 +486,23 @@ impl TryFrom<StageKeys> for StageSpec {
                 if world != World::Model && !models.is_empty() {
                     return Err(SpecError::ModelsOutsideModelWorld { stage: keys.id });
                 }
+                if models.is_empty() && keys.device.is_some() {
+                    return Err(SpecError::DeviceWithoutModel { stage: keys.id });
+                }
                 StageKind::Component {
                     component,
                     world,
                     config: keys.config.unwrap_or_else(no_config),
                     models,
+                    device: keys.device.unwrap_or_default(),
                     wasi: keys.wasi.unwrap_or(false),
                 }
             }
-            (_, Some(model), ..) => {
-                StageKind::Model { model, device: keys.device.unwrap_or_default() }
-            }
+            (_, Some(model), ..) => StageKind::Model {
+                model,
+                device: keys.device.unwrap_or_default(),
+                batch: keys.batch,
+            },
             (_, _, Some(branches), _) => StageKind::Router { branches },
             (_, _, _, Some(combine)) => StageKind::Combine { combine },
             (None, None, None, None) => return Err(SpecError::NoKind { stage: keys.id }),
@@ -502,20 +536,23 @@ impl From<StageSpec> for StageKeys {
             wasi: None,
             model: None,
             device: None,
+            batch: None,
             router: None,
             combine: None,
         };
         match stage.kind {
-            StageKind::Component { component, world, config, models, wasi } => {
+            StageKind::Component { component, world, config, models, device, wasi } => {
                 keys.component = Some(component);
                 keys.world = Some(world);
                 keys.config = Some(config);
+                keys.device = (!models.is_empty()).then_some(device);
                 keys.models = Some(models);
                 keys.wasi = Some(wasi);
             }
-            StageKind::Model { model, device } => {
+            StageKind::Model { model, device, batch } => {
                 keys.model = Some(model);
                 keys.device = Some(device);
+                keys.batch = batch;
             }
             StageKind::Router { branches } => keys.router = Some(branches),
             StageKind::Combine { combine } => keys.combine = Some(combine),
@@ -689,6 +726,12 @@ pub enum SpecError {
     /// A component without its world.
     #[error("stage {stage:?} needs `world`: \"preprocess\", \"model\" or \"postprocess\"")]
     NoWorld {
+        /// The stage.
+        stage: String,
+    },
+    /// A device for a component that runs no model.
+    #[error("stage {stage:?} has `device`, which means nothing without `models`")]
+    DeviceWithoutModel {
         /// The stage.
         stage: String,
     },

@@ -116,6 +116,12 @@ fn numbers_that_must_not_be_zero() {
     );
     let error = graph(&["out = { inputs = ['source'], limits = { time-ms = 0 } }"]).unwrap_err();
     assert!(matches!(error, GraphError::OutOfRange { key: "limits.time-ms", .. }));
+    for key in ["max", "delay-ms", "queue"] {
+        let stage =
+            format!("out = {{ inputs = ['source'], model = 'm', batch = {{ {key} = 0 }} }}");
+        let error = graph(&[&stage]).unwrap_err().to_string();
+        assert!(error.contains(&format!("`batch.{key}` is 0")), "{error}");
+    }
 }
 
 #[test]

@@ -685,6 +685,19 @@ inputs = ['a', 'b']
     }
 
     #[test]
+    fn a_call_stopped_at_the_frames_deadline_is_no_fault_of_the_stage() {
+        let mut bench = Bench::new(CHAIN);
+        for id in 1..=5 {
+            bench.submit(id).unwrap();
+            bench.poll();
+            bench.now += 10 * MS;
+            bench.poll().fail("a", FailureKind::Deadline);
+        }
+        assert_eq!(bench.stage_stats("a").breaker, BreakerState::Closed);
+        assert_eq!((bench.stage_stats("a").late, bench.stage_stats("a").failures), (5, 5));
+    }
+
+    #[test]
     fn a_failure_that_comes_after_the_deadline_still_counts_for_the_breaker() {
         let mut bench = Bench::new(CHAIN);
         for id in 1..=3 {

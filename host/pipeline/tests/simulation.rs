@@ -98,7 +98,7 @@ mod generate {
     }
 
     fn model() -> StageKind {
-        StageKind::Model { model: "m".into(), device: Device::Auto }
+        StageKind::Model { model: "m".into(), device: Device::Auto, batch: None }
     }
 
     fn postprocess() -> StageKind {
@@ -107,6 +107,7 @@ mod generate {
             world: World::Postprocess,
             config: serde_json::json!({}),
             models: vec![],
+            device: Device::Auto,
             wasi: false,
         }
     }

@@ -4,8 +4,8 @@
 use std::error::Error;
 
 use headland_pipeline::{
-    BreakerSpec, Combine, Device, Graph, MAX_SPEC_BYTES, OnFull, PipelineSpec, QueueSpec, Reduce,
-    SpecError, StageKind, World,
+    BatchSpec, BreakerSpec, Combine, Device, Graph, MAX_SPEC_BYTES, OnFull, PipelineSpec,
+    QueueSpec, Reduce, SpecError, StageKind, World,
 };
 use headland_tensor::Limits;
 use proptest::prelude::*;
@@ -43,6 +43,7 @@ router = [{ to = "a", weight = 9 }, { to = "b", weight = 1 }]
 id = "a"
 model = "net"
 device = "cpu"
+batch = { max = 16, queue = 9 }
 inputs = ["split.image"]
 fallback = "spare"
 breaker = { failures = 5 }
@@ -52,6 +53,7 @@ id = "b"
 component = "model-onnx"
 world = "model"
 models = ["net", "other"]
+device = "gpu"
 inputs = ["split"]
 
 [[stage]]
@@ -103,17 +105,21 @@ fn every_key_is_read() {
             world: World::Preprocess,
             config: json!({"size": [8, 8], "scale": 0.5, "nested": {"on": true, "name": "x"}}),
             models: vec![],
+            device: Device::Auto,
             wasi: true,
         }
     );
     assert!(matches!(&split.kind, StageKind::Router { branches }
         if branches[0].to == "a" && branches[0].weight == 9 && branches.len() == 2));
-    assert_eq!(a.kind, StageKind::Model { model: "net".into(), device: Device::Cpu });
+    let batch = Some(BatchSpec { max: 16, delay_ms: 2, queue: 9 });
+    assert_eq!(a.kind, StageKind::Model { model: "net".into(), device: Device::Cpu, batch });
     assert_eq!(a.inputs, ["split.image"]);
     assert_eq!(a.fallback.as_deref(), Some("spare"));
     assert_eq!(a.breaker, BreakerSpec { failures: 5, open_ms: 5000 });
-    assert!(matches!(&b.kind, StageKind::Component { models, config, wasi: false, .. }
-        if models == &["net", "other"] && config == &json!({})));
+    assert!(
+        matches!(&b.kind, StageKind::Component { models, config, wasi: false, device: Device::Gpu, .. }
+        if models == &["net", "other"] && config == &json!({}))
+    );
     assert_eq!(both.kind, StageKind::Combine { combine: Combine::Mean });
     assert!(next.shadow && !pre.shadow);
     let [monitor] = &spec.monitor[..] else { panic!() };
@@ -273,7 +279,7 @@ fn keys_of_another_kind_of_stage() {
     assert_eq!(add("model = \"net\"", "wasi = false"), of("a", "wasi", "model"));
     assert_eq!(add("model = \"net\"", "models = []"), of("a", "models", "model"));
     let component = "component = \"preprocess-image\"";
-    assert_eq!(add(component, "device = \"cpu\""), of("pre", "device", "component"));
+    assert_eq!(add(component, "batch = {}"), of("pre", "batch", "component"));
     let router = "inputs = [\"pre\"]";
     assert_eq!(add(router, "world = \"model\""), of("split", "world", "router"));
 }
@@ -288,6 +294,12 @@ fn a_component_without_its_world() {
 fn models_for_a_world_that_cannot_open_them() {
     let error = refused("wasi = true", "models = [\"net\"]");
     assert_eq!(error, SpecError::ModelsOutsideModelWorld { stage: "pre".into() });
+}
+
+#[test]
+fn a_device_for_a_component_that_runs_no_model() {
+    let error = refused("wasi = true", "device = \"cpu\"");
+    assert_eq!(error, SpecError::DeviceWithoutModel { stage: "pre".into() });
 }
 
 #[test]

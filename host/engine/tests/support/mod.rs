@@ -96,6 +96,7 @@ pub fn host() -> HostPolicy {
             tensor_bytes: 16 << 20,
             ..Limits::default()
         },
+        ..HostPolicy::default()
     }
 }
 
