@@ -27,12 +27,14 @@ pub fn main(workspace: &Workspace) -> Result<()> {
 pub fn run_all(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     plugins::build(workspace)?;
     let judges = ensure_present(workspace, &JUDGES)?;
+    // Before the workspace's tests: some look for an adapter.
+    let vulkan = ensure_present(workspace, &VULKAN)?;
     workspace_tests(workspace, tally)?;
     examples(workspace, tally)?;
     quick_starts(workspace, tally)?;
     authors::checks(workspace, &judges, tally)?;
     match judges {
-        Presence::Present => ask_judges(workspace, tally)?,
+        Presence::Present => ask_judges(workspace, &vulkan, tally)?,
         Presence::Absent(reason) => tally.skip("the judges", &reason),
     }
     Ok(())
@@ -167,7 +169,7 @@ pub fn copy_tree(from: &Path, to: &Path) -> Result<()> {
 const RUNTIMES: [&str; 4] = ["cpu", "interpreter", "burn-cpu", "gpu"];
 
 /// Checks whose answers come from other people's programs.
-fn ask_judges(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
+fn ask_judges(workspace: &Workspace, vulkan: &Presence, tally: &mut Tally) -> Result<()> {
     tally.check("the examples' expected predictions are ONNX Runtime's", || {
         run(Command::new(python(workspace))
             .arg(workspace.root.join("examples/expect.py"))
@@ -186,12 +188,11 @@ fn ask_judges(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
         }
         command
     };
-    let vulkan = ensure_present(workspace, &VULKAN)?;
     let models = workspace.shared_models()?;
     for device in RUNTIMES {
         let nodes = format!("ONNX's node tests on {device}");
         let wild = format!("models in the wild agree with ONNX Runtime on {device}");
-        if let ("gpu", Presence::Absent(reason)) = (device, &vulkan) {
+        if let ("gpu", Presence::Absent(reason)) = (device, vulkan) {
             tally.skip(&nodes, reason);
             tally.skip(&wild, reason);
             continue;

@@ -44,6 +44,7 @@ impl<'a> Call<'a> {
     }
 
     /// The inputs as they are; `None` for what is left out.
+    #[cfg(feature = "gpu")]
     pub fn inputs(&self) -> &[Option<Value>] {
         &self.inputs
     }
@@ -298,6 +299,7 @@ pub(crate) fn broadcast_shape(shapes: &[&[usize]]) -> OpResult<Vec<usize>> {
 
 /// The shape that `Reshape` asks for: -1 is what is left, and 0 what the tensor
 /// has there unless `keep_zero`.
+#[cfg(feature = "gpu")]
 pub(crate) fn reshaped(shape: &[usize], wanted: &[i64], keep_zero: bool) -> OpResult<Vec<usize>> {
     let mut target = Vec::with_capacity(wanted.len());
     let mut free = None;

@@ -286,6 +286,7 @@ pub(crate) struct Run<'a> {
     pub limits: &'a LoadLimits,
     pub deadline: Option<Deadline>,
     /// The device, where there is one.
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
     pub lane: Option<&'a Lane>,
     /// Bytes of all values in slots; what two slots share counts twice.
     live_bytes: Cell<u64>,

@@ -1,0 +1,109 @@
+// Packages by digest in Cache Storage, and which digest an address had last.
+// A cached package is verified like any other when it is loaded: the cache is
+// for speed and for being offline, not for trust.
+
+const NAME = "headland-packages-v1";
+const BLOB = "/.headland/sha256/";
+const ADDRESS = "/.headland/address/";
+
+export const DEFAULT_BUDGET = 256 * 1024 * 1024;
+
+/**
+ * @param {ArrayBuffer | Uint8Array} bytes
+ * @returns {Promise<string>} `sha256:` and 64 hexadecimal digits
+ */
+export async function sha256(bytes) {
+  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return `sha256:${Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
+}
+
+export class PackageCache {
+  #cache;
+  #budget;
+
+  constructor(cache, budget) {
+    this.#cache = cache;
+    this.#budget = budget;
+  }
+
+  /** Null where there is none: on an insecure origin, or in private mode. */
+  static async open(budget) {
+    try {
+      return new PackageCache(await caches.open(NAME), budget);
+    } catch {
+      return null;
+    }
+  }
+
+  /** What was last at an address: `{ url, digest, etag, size, used }`, or null. */
+  async find(url) {
+    const response = await this.#cache.match(addressKey(url));
+    return response ? response.json() : null;
+  }
+
+  /** A package's bytes, or null. */
+  async read(digest) {
+    const response = await this.#cache.match(blobKey(digest));
+    if (!response) return null;
+    const bytes = new Uint8Array(await response.arrayBuffer());
+    if ((await sha256(bytes)) === digest) return bytes;
+    await this.#cache.delete(blobKey(digest));
+    return null;
+  }
+
+  /** Note that an address was used now; of what is over the budget, the longest unused goes. */
+  async touch(entry) {
+    await this.#cache.put(addressKey(entry.url), json({ ...entry, used: Date.now() }));
+  }
+
+  /**
+   * Keep a package.
+   * @returns {Promise<boolean>} false where it alone is over the budget
+   * @throws {DOMException} QuotaExceededError
+   */
+  async put({ url, digest, etag, bytes }) {
+    if (bytes.byteLength > this.#budget) return false;
+    await this.#cache.put(blobKey(digest), new Response(bytes, { headers: { "content-type": "application/x-tar" } }));
+    await this.touch({ url, digest, etag, size: bytes.byteLength });
+    await this.#evict();
+    return true;
+  }
+
+  /** Every package, the latest used first: `{ digest, size, used, urls }`. */
+  async list() {
+    const packages = new Map();
+    for (const key of await this.#cache.keys()) {
+      if (!new URL(key.url).pathname.startsWith(ADDRESS)) continue;
+      const { url, digest, size, used } = await (await this.#cache.match(key)).json();
+      const entry = packages.get(digest) ?? { digest, size, used: 0, urls: [] };
+      entry.used = Math.max(entry.used, used);
+      entry.urls.push(url);
+      packages.set(digest, entry);
+    }
+    return [...packages.values()].sort((a, b) => b.used - a.used);
+  }
+
+  async clear() {
+    for (const key of await this.#cache.keys()) await this.#cache.delete(key);
+  }
+
+  async #evict() {
+    const kept = new Set();
+    let total = 0;
+    for (const { digest, size, urls } of await this.list()) {
+      total += size;
+      if (total <= this.#budget) kept.add(digest);
+      else for (const url of urls) await this.#cache.delete(addressKey(url));
+    }
+    // Also those that no address names any more, because it has a newer one.
+    for (const key of await this.#cache.keys()) {
+      const { pathname } = new URL(key.url);
+      if (!pathname.startsWith(BLOB)) continue;
+      if (!kept.has(`sha256:${pathname.slice(BLOB.length)}`)) await this.#cache.delete(key);
+    }
+  }
+}
+
+const blobKey = (digest) => new URL(BLOB + digest.slice("sha256:".length), location.origin).href;
+const addressKey = (url) => new URL(ADDRESS + encodeURIComponent(url), location.origin).href;
+const json = (value) => new Response(JSON.stringify(value), { headers: { "content-type": "application/json" } });

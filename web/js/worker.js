@@ -1,0 +1,165 @@
+// The worker in which packages are verified and run. One request is in flight
+// at a time (`host.js` keeps the queue), so that whatever is running when the
+// worker is ended is known, and nothing else is lost with it.
+
+import init, { Runtime } from "./headland_web.js";
+import { HeadlandError, packError } from "./errors.js";
+import { requireWasm } from "./support.js";
+import { CALLS, LIMIT, NAME, REQUEST, SETTLING } from "./watch.js";
+
+/** @type {Runtime} */
+let runtime;
+/** Pipelines by the number that the page gave them. */
+const pipelines = new Map();
+/** Pipelines whose monitors have not seen the latest frames. */
+const unsettled = new Set();
+
+// -- The watch: which component is being called, for the page's clock.
+
+/** Shared with the page where that is possible, else null. */
+let shared = null;
+/** What is being done: a request's id, or SETTLING. */
+let request = SETTLING;
+/** Names that the page knows by number. */
+const names = new Map();
+
+function nameOf(key) {
+  let number = names.get(key);
+  if (number === undefined) {
+    number = names.size;
+    names.set(key, number);
+    // Before the call, so that the page has it should the call never return.
+    self.postMessage({ name: [number, key] });
+  }
+  return number;
+}
+
+/** Called from WebAssembly around every call into a component. */
+self.headlandWatch = (stage, limitMs) => {
+  if (shared === null) {
+    self.postMessage({ watch: stage == null ? null : [nameOf(stage), limitMs, request] });
+    return;
+  }
+  if (stage != null) {
+    Atomics.store(shared, NAME, nameOf(stage));
+    Atomics.store(shared, LIMIT, Math.min(limitMs, 0x7fffffff));
+    Atomics.store(shared, REQUEST, request);
+  }
+  // Odd while a call lasts.
+  const calls = Atomics.load(shared, CALLS);
+  if ((calls & 1) !== (stage != null ? 1 : 0)) Atomics.store(shared, CALLS, (calls + 1) | 0);
+};
+
+/** Called from WebAssembly for each line that a component logs. */
+self.headlandLog = (source, level, message) => self.postMessage({ log: { level, source, message } });
+
+// -- Requests.
+
+async function compile(url) {
+  let response;
+  try {
+    response = await fetch(url);
+  } catch (cause) {
+    throw new HeadlandError("network", `cannot fetch ${url}`, "is it served beside worker.js?", cause);
+  }
+  if (!response.ok) {
+    throw new HeadlandError("http", `${url}: HTTP ${response.status}`, "is it served beside worker.js?");
+  }
+  const type = (response.headers.get("content-type") ?? "").split(";")[0].trim();
+  // Compiling while it streams in takes the right type; without it, after.
+  return type === "application/wasm"
+    ? WebAssembly.compileStreaming(response)
+    : WebAssembly.compile(await response.arrayBuffer());
+}
+
+const handlers = {
+  async init({ trust, wasm, module, watch }) {
+    requireWasm();
+    shared = watch ? new Int32Array(watch) : null;
+    const compiled = module ?? (await compile(wasm ?? new URL("./headland_web_bg.wasm", import.meta.url)));
+    await init({ module_or_path: compiled });
+    runtime = new Runtime(trust);
+    // The page keeps it: the next worker starts without fetch and compilation.
+    return { module: compiled };
+  },
+
+  load({ pipeline, tar, now, without = [] }) {
+    const loaded = runtime.load(new Uint8Array(tar), now);
+    try {
+      // Monitors for which a worker had to be ended before.
+      for (const monitor of without) loaded.disableMonitor?.(monitor);
+      const info = loaded.info();
+      pipelines.set(pipeline, loaded);
+      return info;
+    } catch (error) {
+      loaded.free();
+      throw error;
+    }
+  },
+
+  run({ pipeline, inputs, mediaType, capturedAtNs }) {
+    const report = pipelines.get(pipeline).run(inputs, mediaType, capturedAtNs);
+    settleSoon(pipeline);
+    return report;
+  },
+
+  settle({ pipeline }) {
+    pipelines.get(pipeline).settle();
+    sendReports(pipeline);
+  },
+
+  closeWindows({ pipeline }) {
+    pipelines.get(pipeline).closeWindows();
+    sendReports(pipeline);
+  },
+
+  stats: ({ pipeline }) => pipelines.get(pipeline).stats(),
+
+  free({ pipeline }) {
+    unsettled.delete(pipeline);
+    pipelines.get(pipeline)?.free();
+    pipelines.delete(pipeline);
+  },
+};
+
+function sendReports(pipeline) {
+  unsettled.delete(pipeline);
+  const reports = pipelines.get(pipeline).takeReports();
+  if (reports.length > 0) self.postMessage({ reports, pipeline });
+}
+
+/** Monitors run once the frame's answer is out, as they do natively. */
+function settleSoon(pipeline) {
+  unsettled.add(pipeline);
+  if (unsettled.size === 1) setTimeout(settleAll, 0);
+}
+
+function settleAll() {
+  request = SETTLING;
+  for (const pipeline of [...unsettled]) {
+    try {
+      self.postMessage({ settling: pipeline });
+      handlers.settle({ pipeline });
+    } catch (error) {
+      self.postMessage({ crashed: packError(error) });
+      return;
+    }
+  }
+  self.postMessage({ settling: null });
+}
+
+/** What of an answer is handed over instead of copied. */
+function transferable(answer) {
+  return answer?.result?.tensors?.map((tensor) => tensor.data.buffer) ?? [];
+}
+
+self.onmessage = async ({ data }) => {
+  request = data.id;
+  try {
+    let answer = handlers[data.do](data);
+    if (answer instanceof Promise) answer = await answer;
+    self.postMessage({ id: data.id, answer, unsettled: unsettled.size > 0 }, transferable(answer));
+  } catch (error) {
+    self.postMessage({ id: data.id, error: packError(error), unsettled: unsettled.size > 0 });
+  }
+};
