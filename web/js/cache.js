@@ -51,13 +51,13 @@ export class PackageCache {
     return null;
   }
 
-  /** Note that an address was used now; of what is over the budget, the longest unused goes. */
+  /** Note that an address was used now. */
   async touch(entry) {
     await this.#cache.put(addressKey(entry.url), json({ ...entry, used: Date.now() }));
   }
 
   /**
-   * Keep a package.
+   * Keep a package; what was unused for longest goes where the budget is over.
    * @returns {Promise<boolean>} false where it alone is over the budget
    * @throws {DOMException} QuotaExceededError
    */

@@ -30,11 +30,9 @@ export function packError(error) {
   // Not one of ours: the WebAssembly instance panicked or ran out of memory,
   // and what is in its memory is not to be relied on any more.
   const what = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
-  return {
-    code: "crashed",
-    message: `the runtime crashed: ${what}`,
-    hint: "it is started again with its packages; where this recurs, the page may be out of memory",
-  };
+  return error instanceof RangeError
+    ? { code: "out-of-memory", message: `the runtime is out of memory: ${what}`, hint: "dispose of pipelines that are not used" }
+    : { code: "crashed", message: `the runtime crashed: ${what}`, hint: "it is started again with its packages" };
 }
 
 /** The reverse of {@link packError}. */

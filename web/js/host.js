@@ -17,6 +17,10 @@ import { SETTLING, Watch } from "./watch.js";
  * @property {(line: {level: string, source: string, message: string}) => void} log
  */
 
+/** A worker that runs out of memory while it starts is started again so often. */
+const RETRIES = 4;
+const RETRY_MS = 100;
+
 export class WorkerHost {
   #owner;
   #trust;
@@ -27,7 +31,8 @@ export class WorkerHost {
   #module = null;
   /** Counts workers: what an ended one still says is not listened to. */
   #generation = 0;
-  #isReady = false;
+  /** "starting" until its runtime is, "loading" its packages, "ready", or "ended". */
+  #state = "ended";
   #isDisposed = false;
   /** Why the latest worker did not start. */
   #broken = null;
@@ -51,34 +56,56 @@ export class WorkerHost {
   }
 
   /** Start the worker, with the packages that the owner names. */
-  async start() {
+  async start(tries = 0) {
     const generation = ++this.#generation;
-    this.#isReady = false;
+    const isCurrent = () => generation === this.#generation;
+    const starting = new AbortController();
+    this.#state = "starting";
     this.#broken = null;
     this.#unsettled = false;
     this.#settling = null;
-    const isCurrent = () => generation === this.#generation;
+    let loading = null;
     try {
-      const failed = this.#spawn(isCurrent);
+      const failed = this.#spawn(isCurrent, starting.signal);
       const init = { do: "init", trust: this.#trust, wasm: this.#wasm, module: this.#module };
       const ready = this.#exchange({ ...init, watch: this.#watch.buffer });
       this.#module = (await Promise.race([ready, failed])).module;
-    } catch (error) {
-      if (isCurrent()) this.#giveUp(error);
-      throw error;
-    }
-    for (const { pipeline, tar, without } of this.#owner.packages()) {
-      try {
-        await this.#exchange({ do: "load", pipeline, without, now: unixSeconds(), tar: await tar.arrayBuffer() });
-      } catch (error) {
-        // Ended again, by this package: the worker after that goes on.
-        if (!isCurrent()) return;
-        this.#owner.lost(pipeline, error);
-      }
       if (!isCurrent()) return;
+      this.#state = "loading";
+      for (loading of this.#owner.packages()) {
+        await this.#load(loading);
+        if (!isCurrent()) return;
+      }
+    } catch (error) {
+      if (!isCurrent()) throw error;
+      this.#worker?.terminate();
+      if (isFatal(error) && tries < RETRIES) {
+        // The memory of an ended worker comes free some time after its end.
+        await new Promise((resolve) => setTimeout(resolve, RETRY_MS * 2 ** tries));
+        return isCurrent() ? this.start(tries + 1) : undefined;
+      }
+      if (loading === null) {
+        this.#giveUp(error);
+        throw error;
+      }
+      this.#owner.lost(loading.pipeline, error);
+      return this.start();
+    } finally {
+      starting.abort();
     }
-    this.#isReady = true;
+    this.#state = "ready";
     this.#pump();
+  }
+
+  /** Load a package again; one that is refused now is lost, the others are not. */
+  async #load({ pipeline, tar, without }) {
+    const bytes = new Uint8Array(await tar.arrayBuffer());
+    try {
+      await this.#exchange({ do: "load", pipeline, without, now: unixSeconds(), tar: bytes });
+    } catch (error) {
+      if (isFatal(error) || error.code === "time-limit") throw error;
+      this.#owner.lost(pipeline, error);
+    }
   }
 
   /**
@@ -99,6 +126,7 @@ export class WorkerHost {
         const abort = () => {
           const at = this.#queue.indexOf(job);
           if (at >= 0) this.#queue.splice(at, 1);
+          job.isAborted = true;
           reject(signal.reason);
         };
         signal.addEventListener("abort", abort, { once: true });
@@ -126,10 +154,9 @@ export class WorkerHost {
   }
 
   /** A new worker; the promise rejects if its script does not run. */
-  #spawn(isCurrent) {
+  #spawn(isCurrent, signal) {
     const violations = [];
-    const onViolation = (event) => violations.push(event);
-    globalThis.document?.addEventListener("securitypolicyviolation", onViolation);
+    globalThis.document?.addEventListener("securitypolicyviolation", (event) => violations.push(event), { signal });
     return new Promise((_, reject) => {
       try {
         this.#worker = this.#makeWorker();
@@ -142,7 +169,7 @@ export class WorkerHost {
       this.#worker.onerror = (event) => {
         event.preventDefault();
         if (!isCurrent()) return;
-        if (this.#isReady) {
+        if (this.#state !== "starting") {
           this.#crash(new HeadlandError("crashed", `the worker failed: ${event.message}`));
           return;
         }
@@ -152,7 +179,7 @@ export class WorkerHost {
           reject(byPolicy ? cspError(violations[0]) : workerError(event.message));
         }, 20);
       };
-    }).finally(() => globalThis.document?.removeEventListener("securitypolicyviolation", onViolation));
+    });
   }
 
   /** Send now; for what comes before the queue. */
@@ -174,7 +201,7 @@ export class WorkerHost {
   }
 
   #pump() {
-    while (this.#isReady && this.#inFlight === null && this.#queue.length > 0) this.#post(this.#queue.shift());
+    while (this.#state === "ready" && this.#inFlight === null && this.#queue.length > 0) this.#post(this.#queue.shift());
   }
 
   #receive(data) {
@@ -195,7 +222,7 @@ export class WorkerHost {
 
   #answer({ answer, error, unsettled }) {
     this.#unsettled = unsettled;
-    if (error?.code === "crashed" && this.#isReady) {
+    if (error && isFatal(error) && this.#state === "ready") {
       this.#end(this.#inFlight.message.pipeline, unpackError(error), null, true);
       return;
     }
@@ -228,16 +255,17 @@ export class WorkerHost {
     this.#worker.terminate();
     const job = this.#inFlight;
     this.#inFlight = null;
-    this.#isReady = false;
+    this.#state = "ended";
     // What had not begun waits for the next worker.
     if (job && isRequest) finish(job, "reject", error);
-    else if (job) this.#queue.unshift(job);
+    else if (job && !job.isAborted) this.#queue.unshift(job);
     this.#owner.ended(pipeline, error, stage);
     this.start().catch(() => {});
   }
 
   #giveUp(error) {
     this.#generation += 1;
+    this.#state = "ended";
     this.#worker?.terminate();
     this.#watch.stop();
     this.#broken = error;
@@ -261,6 +289,9 @@ function finish(job, how, value) {
   job.done?.();
   job[how](value);
 }
+
+/** After these, what is in the worker's memory is not to be relied on. */
+const isFatal = ({ code }) => code === "crashed" || code === "out-of-memory";
 
 function partition(list, isFirst) {
   const parts = [[], []];

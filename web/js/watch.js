@@ -4,21 +4,24 @@
 // be ended.
 
 /** Places in the shared array. CALLS is odd while a call lasts. */
-export const [CALLS, NAME, LIMIT, REQUEST] = [0, 1, 2, 3];
+export const [CALLS, NAME, LIMIT, REQUEST, EXTRA] = [0, 1, 2, 3, 4];
 
 /** In place of a request's id while monitors run between requests. */
 export const SETTLING = -1;
 
+/** What a component may take beyond its limit while the browser still compiles it. */
+export const FIRST_CALL_MS = 250;
+
 /** How often the clock is looked at. */
 const TICK_MS = 20;
 
-/** What a call may take beyond its limit: the clock is coarse, and messages take time. */
+/** What any call may take beyond its limit: the clock is coarse, and messages take time. */
 const GRACE_MS = 50;
 
 export class Watch {
   #shared;
   #names = [];
-  /** The latest call as messages tell it: [number, name, limitMs, request], or null. */
+  /** The latest call as messages tell it: [number, name, limitMs, request, extraMs], or null. */
   #told = null;
   #toldCalls = 0;
   #onLate;
@@ -36,7 +39,7 @@ export class Watch {
     this.#isBusy = isBusy;
     this.#onLate = onLate;
     // Shared memory where the page is isolated: no message for each call.
-    this.#shared = globalThis.crossOriginIsolated ? new Int32Array(new SharedArrayBuffer(16)) : null;
+    this.#shared = globalThis.crossOriginIsolated ? new Int32Array(new SharedArrayBuffer(20)) : null;
   }
 
   /** What the worker writes into, where it can. */
@@ -68,7 +71,7 @@ export class Watch {
     if (this.#shared === null) return this.#told;
     const calls = Atomics.load(this.#shared, CALLS);
     if ((calls & 1) === 0) return null;
-    return [calls, ...[NAME, LIMIT, REQUEST].map((at) => Atomics.load(this.#shared, at))];
+    return [calls, ...[NAME, LIMIT, REQUEST, EXTRA].map((at) => Atomics.load(this.#shared, at))];
   }
 
   #tick() {
@@ -83,14 +86,14 @@ export class Watch {
       if (!this.#isBusy()) this.stop();
       return;
     }
-    const [number, name, limitMs, request] = call;
+    const [number, name, limitMs, request, extraMs] = call;
     if (number !== this.#seen) {
       this.#seen = number;
       this.#elapsedMs = 0;
       return;
     }
     this.#elapsedMs += passedMs;
-    if (this.#elapsedMs > limitMs + GRACE_MS) {
+    if (this.#elapsedMs > limitMs + extraMs + GRACE_MS) {
       this.stop();
       this.#onLate(this.#names[name] ?? "a component", limitMs, request);
     }

@@ -5,7 +5,7 @@
 import init, { Runtime } from "./headland_web.js";
 import { HeadlandError, packError } from "./errors.js";
 import { requireWasm } from "./support.js";
-import { CALLS, LIMIT, NAME, REQUEST, SETTLING } from "./watch.js";
+import { CALLS, EXTRA, FIRST_CALL_MS, LIMIT, NAME, REQUEST, SETTLING } from "./watch.js";
 
 /** @type {Runtime} */
 let runtime;
@@ -20,8 +20,16 @@ const unsettled = new Set();
 let shared = null;
 /** What is being done: a request's id, or SETTLING. */
 let request = SETTLING;
+/** The pipeline that it is done for. */
+let active = null;
 /** Names that the page knows by number. */
 const names = new Map();
+/**
+ * Stages by pipeline that have run to their end once, and those called since:
+ * browsers compile a function when it is first called, within that call.
+ */
+const warm = new Set();
+const touched = new Set();
 
 function nameOf(key) {
   let number = names.get(key);
@@ -36,18 +44,20 @@ function nameOf(key) {
 
 /** Called from WebAssembly around every call into a component. */
 self.headlandWatch = (stage, limitMs) => {
+  let call = null;
+  if (stage != null) {
+    const key = `${active}/${stage}`;
+    if (!warm.has(key)) touched.add(key);
+    call = [nameOf(stage), Math.min(limitMs, 0x7fffffff), request, warm.has(key) ? 0 : FIRST_CALL_MS];
+  }
   if (shared === null) {
-    self.postMessage({ watch: stage == null ? null : [nameOf(stage), limitMs, request] });
+    self.postMessage({ watch: call });
     return;
   }
-  if (stage != null) {
-    Atomics.store(shared, NAME, nameOf(stage));
-    Atomics.store(shared, LIMIT, Math.min(limitMs, 0x7fffffff));
-    Atomics.store(shared, REQUEST, request);
-  }
+  call?.forEach((value, i) => Atomics.store(shared, [NAME, LIMIT, REQUEST, EXTRA][i], value));
   // Odd while a call lasts.
   const calls = Atomics.load(shared, CALLS);
-  if ((calls & 1) !== (stage != null ? 1 : 0)) Atomics.store(shared, CALLS, (calls + 1) | 0);
+  if ((calls & 1) !== (call === null ? 0 : 1)) Atomics.store(shared, CALLS, (calls + 1) | 0);
 };
 
 /** Called from WebAssembly for each line that a component logs. */
@@ -84,7 +94,7 @@ const handlers = {
   },
 
   load({ pipeline, tar, now, without = [] }) {
-    const loaded = runtime.load(new Uint8Array(tar), now);
+    const loaded = runtime.load(tar, now);
     try {
       // Monitors for which a worker had to be ended before.
       for (const monitor of without) loaded.disableMonitor?.(monitor);
@@ -99,12 +109,14 @@ const handlers = {
 
   run({ pipeline, inputs, mediaType, capturedAtNs }) {
     const report = pipelines.get(pipeline).run(inputs, mediaType, capturedAtNs);
+    warmUp();
     settleSoon(pipeline);
     return report;
   },
 
   settle({ pipeline }) {
     pipelines.get(pipeline).settle();
+    warmUp();
     sendReports(pipeline);
   },
 
@@ -122,6 +134,12 @@ const handlers = {
   },
 };
 
+/** What was called has been compiled by now. */
+function warmUp() {
+  for (const key of touched) warm.add(key);
+  touched.clear();
+}
+
 function sendReports(pipeline) {
   unsettled.delete(pipeline);
   const reports = pipelines.get(pipeline).takeReports();
@@ -137,6 +155,7 @@ function settleSoon(pipeline) {
 function settleAll() {
   request = SETTLING;
   for (const pipeline of [...unsettled]) {
+    active = pipeline;
     try {
       self.postMessage({ settling: pipeline });
       handlers.settle({ pipeline });
@@ -155,6 +174,8 @@ function transferable(answer) {
 
 self.onmessage = async ({ data }) => {
   request = data.id;
+  active = data.pipeline;
+  touched.clear();
   try {
     let answer = handlers[data.do](data);
     if (answer instanceof Promise) answer = await answer;

@@ -82,7 +82,6 @@ impl LoadError {
 /// A component prepared for one stage or monitor.
 pub struct Prepared {
     pub id: String,
-    pub component: String,
     pub compiled: Rc<Compiled>,
     pub limits: Limits,
     pub config: String,
@@ -434,6 +433,7 @@ impl Loader<'_> {
         let model = CpuExecutor
             .load(&bytes, &LoadLimits::default())
             .map_err(|source| LoadError::Model { model: name.to_owned(), source })?;
+        model.warm_up();
         self.models.insert(name.to_owned(), Arc::clone(&model));
         Ok(model)
     }
@@ -460,7 +460,6 @@ impl Loader<'_> {
         })?;
         Ok(Prepared {
             id: id.to_owned(),
-            component: component.to_owned(),
             compiled: Rc::new(compiled),
             limits,
             config,

@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::{
     demo,
     process::{run, step},
-    setup::{CARGO_DENY, LINTERS, Presence, cargo_deny, ensure_present},
+    setup::{CARGO_DENY, LINTERS, Presence, WASM_TARGET, cargo_deny, ensure_present},
     tally::Tally,
     test,
     workspace::{Workspace, cargo},
@@ -27,6 +27,22 @@ pub fn main(workspace: &Workspace) -> Result<()> {
     lint(
         "cargo clippy",
         &["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"],
+    );
+    ensure_present(workspace, &WASM_TARGET)?;
+    lint(
+        "cargo clippy for a page",
+        &[
+            "clippy",
+            "--profile",
+            "web",
+            "--target",
+            "wasm32-unknown-unknown",
+            "--package",
+            "headland-web",
+            "--",
+            "-D",
+            "warnings",
+        ],
     );
     match ensure_present(workspace, &CARGO_DENY)? {
         Presence::Present => tally.check("cargo deny", || {

@@ -69,6 +69,16 @@ impl Trust {
             .arg(&policy))?;
         Ok(Self { key: keys.join("key.pem"), policy })
     }
+
+    /// The private key.
+    pub fn key(&self) -> &Path {
+        &self.key
+    }
+
+    /// The policy.
+    pub fn policy(&self) -> &Path {
+        &self.policy
+    }
 }
 
 /// One frame of a run.

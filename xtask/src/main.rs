@@ -14,6 +14,7 @@ mod process;
 mod setup;
 mod tally;
 mod test;
+mod web;
 mod workspace;
 
 use std::{env, process::ExitCode};
@@ -26,10 +27,14 @@ The project's chores.
 
 Usage: cargo xtask <verb>
 
-  setup    get what the other verbs need: the wasm32 target, the Python judges
+  setup    get what the other verbs need: the wasm32 target, the Python judges,
+           a Vulkan driver, wasm-bindgen, Node, Chromium
   plugins  build the headland binary and every component, into dist/components
   demo     build, sign, verify and run both examples; tamper with one; report
-  test     every test of the workspace, the judges and the examples
+  web      build the browser runtime and serve its demo page
+  test     every test of the workspace, the judges, the examples and the browser
+  test web
+           the browser's tests alone
   bench    the figures that the README quotes
   bench inference
            models on every device beside ONNX Runtime, as a table and a chart
@@ -47,7 +52,9 @@ fn main() -> ExitCode {
         (Some("setup"), None) => with_workspace(setup::main),
         (Some("plugins"), None) => with_workspace(plugins::main),
         (Some("demo"), None) => with_workspace(demo::main),
+        (Some("web"), None) => with_workspace(web::main),
         (Some("test"), None) => with_workspace(|w| test::main(&w.for_tests())),
+        (Some("test"), Some("web")) => with_workspace(|w| web::test(&w.for_tests())),
         (Some("bench"), None) => with_workspace(bench::main),
         (Some("bench"), Some("inference")) => with_workspace(bench::inference),
         (Some("ci"), None) => with_workspace(|w| ci::main(&w.for_tests())),

@@ -121,6 +121,78 @@ pub const VULKAN: Prerequisite = Prerequisite {
     install: |_| install_debian_packages(&["mesa-vulkan-drivers", "libvulkan1"]),
 };
 
+/// What makes JavaScript's side of the browser runtime, of the version that its
+/// crate is pinned to.
+pub const WASM_BINDGEN: Prerequisite = Prerequisite {
+    name: "wasm-bindgen",
+    without: Some("the browser runtime"),
+    check: |workspace| {
+        run(Command::new(wasm_bindgen(workspace)).arg("--version"))
+            .is_ok_and(|said| said.trim().ends_with(WASM_BINDGEN_VERSION))
+    },
+    install: |workspace| {
+        run_long(
+            Command::new(cargo())
+                .args(["install", "wasm-bindgen-cli", "--no-default-features", "--version"])
+                .arg(WASM_BINDGEN_VERSION)
+                .arg("--root")
+                .arg(workspace.cache().join("tools"))
+                .env_remove("CARGO_TARGET_DIR"),
+        )
+    },
+};
+
+/// Node, which serves the demo page and drives the browser, and playwright-core,
+/// with which it does.
+pub const NODE: Prerequisite = Prerequisite {
+    name: "Node with playwright-core",
+    without: Some("the demo page and the browser suite"),
+    check: |workspace| {
+        run(Command::new("node").arg("--version")).is_ok()
+            && node_modules(workspace).join("playwright-core/package.json").exists()
+    },
+    install: |workspace| {
+        if run(Command::new("npm").arg("--version")).is_err() {
+            install_debian_packages(&["nodejs", "npm"])?;
+        }
+        let folder = workspace.cache().join("node");
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("package.json"), "{ \"private\": true }\n")?;
+        run(Command::new("npm")
+            .args(["install", "--no-audit", "--no-fund", "--ignore-scripts"])
+            .arg(format!("playwright-core@{PLAYWRIGHT_VERSION}"))
+            .current_dir(&folder))
+        .map(drop)
+    },
+};
+
+/// The browser of the browser suite.
+pub const CHROMIUM: Prerequisite = Prerequisite {
+    name: "Chromium",
+    without: Some("the browser suite"),
+    check: |_| chromium().exists(),
+    install: |_| install_debian_packages(&["chromium"]),
+};
+
+const WASM_BINDGEN_VERSION: &str = "0.2.130";
+const PLAYWRIGHT_VERSION: &str = "1.65.1";
+
+/// Node's packages that set-up installed.
+pub fn node_modules(workspace: &Workspace) -> PathBuf {
+    workspace.cache().join("node/node_modules")
+}
+
+/// Where Chromium is, if it is.
+pub fn chromium() -> PathBuf {
+    let known = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
+    known.map(PathBuf::from).into_iter().find(|path| path.exists()).unwrap_or_default()
+}
+
+/// wasm-bindgen: the one that set-up built.
+pub fn wasm_bindgen(workspace: &Workspace) -> PathBuf {
+    workspace.cache().join("tools/bin").join(format!("wasm-bindgen{}", env::consts::EXE_SUFFIX))
+}
+
 const TRIPLE: &str = "wasm32-unknown-unknown";
 const CARGO_DENY_VERSION: &str = "0.20.2";
 
@@ -203,7 +275,9 @@ pub fn ensure_present(workspace: &Workspace, wanted: &Prerequisite) -> Result<Pr
 /// `cargo xtask setup`: everything that any verb needs.
 pub fn main(workspace: &Workspace) -> Result<()> {
     let mut absent = Vec::new();
-    for wanted in [&WASM_TARGET, &LINTERS, &JUDGES, &VULKAN, &CARGO_DENY] {
+    let all =
+        [&WASM_TARGET, &LINTERS, &JUDGES, &VULKAN, &WASM_BINDGEN, &NODE, &CHROMIUM, &CARGO_DENY];
+    for wanted in all {
         match ensure_present(workspace, wanted)? {
             Presence::Present => println!("present  {}", wanted.name),
             Presence::Absent(reason) => absent.push((wanted.name, reason)),

@@ -12,6 +12,7 @@ use crate::{
     process::{finish, run, step},
     setup::{JUDGES, Presence, VULKAN, ensure_present, python},
     tally::Tally,
+    web,
     workspace::{Workspace, cargo},
 };
 
@@ -33,6 +34,7 @@ pub fn run_all(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     examples(workspace, tally)?;
     quick_starts(workspace, tally)?;
     authors::checks(workspace, &judges, tally)?;
+    web::suite(workspace, tally)?;
     match judges {
         Presence::Present => ask_judges(workspace, &vulkan, tally)?,
         Presence::Absent(reason) => tally.skip("the judges", &reason),

@@ -7,12 +7,10 @@ use std::{
 };
 
 use headland_inference::{
-    BatchOptions, Batcher, Dimension, Executor, Gate, InferenceError, LoadLimits, Model, ModelSet,
-    Parallel,
+    BatchOptions, Batcher, Executor, Gate, InferenceError, LoadLimits, Model, ModelSet, Parallel,
 };
 use headland_package::Digest;
 use headland_pipeline::{BatchSpec, Device};
-use headland_tensor::{NamedTensors, Shape, Tensor};
 
 use crate::engine::Executors;
 
@@ -98,7 +96,7 @@ fn load(
         }
         other => other,
     })?;
-    warm_up(&*model);
+    model.warm_up();
     Ok(model)
 }
 
@@ -113,30 +111,4 @@ pub(crate) fn batched(
         max_queue: spec.queue as usize,
     };
     Batcher::new(model, options).map(Arc::new)
-}
-
-/// Run a model once on zeros, with 1 for each size that it leaves open, so
-/// that it is planned before the first frame. A model that cannot run on that
-/// says so when it is given something real.
-fn warm_up(model: &dyn Model) {
-    const MAX_BYTES: usize = 16 << 20;
-    let mut inputs = NamedTensors::new();
-    let mut left_bytes = MAX_BYTES;
-    for input in &model.info().inputs {
-        let sizes: Vec<u32> = input
-            .shape
-            .iter()
-            .map(|d| match d {
-                Dimension::Fixed(n) => *n,
-                Dimension::Symbolic(_) => 1,
-            })
-            .collect();
-        let Ok(shape) = Shape::new(sizes) else { return };
-        let bytes = shape.element_count().saturating_mul(input.dtype.size_bytes());
-        let Some(left) = left_bytes.checked_sub(bytes) else { return };
-        left_bytes = left;
-        let Ok(zeros) = Tensor::new(input.dtype, shape, vec![0; bytes]) else { return };
-        inputs.push((input.name.clone(), zeros));
-    }
-    let _ = model.run(&inputs);
 }

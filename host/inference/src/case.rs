@@ -122,7 +122,11 @@ fn drawn_by(onnx: &[u8], limits: &LoadLimits) -> Option<(String, String)> {
         _ => false,
     };
     let graph = model.graph?;
-    graph.node.iter().find(random).map(|node| (node.op_type.clone(), node.name.clone()))
+    let label = |node: &NodeProto| match node.name.as_str() {
+        "" => node.output.first().cloned().unwrap_or_default(),
+        name => name.to_owned(),
+    };
+    graph.node.iter().find(random).map(|node| (node.op_type.clone(), label(node)))
 }
 
 /// Whether two arrays have one element type and one shape.

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use headland_tensor::{DType, NamedTensors, Tensor};
+use headland_tensor::{DType, NamedTensors, Shape, Tensor};
 use serde::Serialize;
 
 use crate::{
@@ -102,6 +102,31 @@ pub trait Model: Send + Sync {
         inputs: &[(String, Tensor)],
         deadline: Option<Instant>,
     ) -> Result<NamedTensors, InferenceError>;
+
+    /// Run once on zeros, with 1 for each size that is left open, so that the model
+    /// is planned before it is needed. One that cannot run on that, or would take
+    /// more than 16 MiB of inputs, is left as it is: it says what is wrong when it
+    /// is given something real.
+    fn warm_up(&self) {
+        const MAX_BYTES: usize = 16 << 20;
+        let mut inputs = NamedTensors::new();
+        let mut left_bytes = MAX_BYTES;
+        for input in &self.info().inputs {
+            let size = |dimension: &Dimension| match dimension {
+                Dimension::Fixed(size) => *size,
+                Dimension::Symbolic(_) => 1,
+            };
+            let Ok(shape) = Shape::new(input.shape.iter().map(size).collect::<Vec<_>>()) else {
+                return;
+            };
+            let bytes = shape.element_count().saturating_mul(input.dtype.size_bytes());
+            let Some(left) = left_bytes.checked_sub(bytes) else { return };
+            left_bytes = left;
+            let Ok(zeros) = Tensor::new(input.dtype, shape, vec![0; bytes]) else { return };
+            inputs.push((input.name.clone(), zeros));
+        }
+        let _ = self.run(&inputs);
+    }
 
     /// One step of a [`Session`](crate::Session): run on the inputs that are not
     /// bound and on the state, leave the next state, and give the outputs that

@@ -14,7 +14,7 @@
 //! # Ok(()) }
 //! ```
 
-#[cfg(feature = "gpu")]
+#[cfg(all(feature = "gpu", not(target_family = "wasm")))]
 mod auto;
 #[cfg(not(target_family = "wasm"))]
 mod batch;
@@ -36,7 +36,7 @@ mod session;
 mod set;
 mod value;
 
-#[cfg(feature = "gpu")]
+#[cfg(all(feature = "gpu", not(target_family = "wasm")))]
 pub use auto::{AutoExecutor, Measurement, Memory};
 #[cfg(not(target_family = "wasm"))]
 pub use batch::{BatchOptions, BatchStatistics, Batcher};

@@ -6,7 +6,10 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use headland_inference::{
     CpuExecutor, Executor, InferenceError, LoadLimits, Model, Session, StateBinding,
@@ -194,7 +197,7 @@ fn an_adapter_gives_the_cpus_answers_and_a_lost_one_a_clear_error() {
     let device = Device::open("default").unwrap();
     let onnx = bytes(&layer());
     let limits = LoadLimits::default();
-    let on_gpu = GpuExecutor::new(device.clone()).load(&onnx, &limits).unwrap();
+    let on_gpu = GpuExecutor::new(device.clone()).load_placed(&onnx, &limits).unwrap();
     let on_cpu = CpuExecutor.load(&onnx, &limits).unwrap();
     let x: Vec<f32> = (0..32).map(|v| (v as f32 * 0.37).sin()).collect();
     let fed = [named("x", f32_tensor(&[8, 4], &x))];
@@ -202,6 +205,16 @@ fn an_adapter_gives_the_cpus_answers_and_a_lost_one_a_clear_error() {
     for (g, e) in given[0].1.to_f64().iter().zip(expected[0].1.to_f64()) {
         assert!((g - e).abs() <= 1e-5, "{g} {e}");
     }
+    // As a browser would.
+    let mut run = Box::pin(on_gpu.run_async(&fed));
+    let waker = std::task::Waker::noop();
+    let awaited = loop {
+        if let Poll::Ready(made) = run.as_mut().poll(&mut Context::from_waker(waker)) {
+            break made.unwrap();
+        }
+        std::thread::yield_now();
+    };
+    assert_eq!(awaited, given);
     device.close();
     let e = on_gpu.run(&fed).unwrap_err();
     assert_eq!(e.code(), "device-failed", "{e}");

@@ -289,7 +289,8 @@ pub const EVALUATE: Export = Export {
     signature: signature(&[STRING, BYTES, BYTES], FINDINGS),
 };
 
-/// Every function that the host calls.
+/// Every function that the host calls, for the test against `wit/`.
+#[cfg(test)]
 pub const EXPORTS: [Export; 8] = [
     CONFIGURE,
     PREPROCESS,

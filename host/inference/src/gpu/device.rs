@@ -59,41 +59,9 @@ impl Device {
     /// # Errors
     /// [`InferenceError::Device`] when there is no such adapter, or it does not
     /// open.
+    #[cfg(not(target_family = "wasm"))]
     pub fn open(selector: &str) -> Result<Self, InferenceError> {
-        let refused = |reason: String| InferenceError::Device { reason };
-        let unknown = || {
-            refused(format!(
-                "{selector:?} names no adapter; adapters are named default, discrete:N, \
-                 integrated:N, virtual:N, software, other:N"
-            ))
-        };
-        let kind = match selector.split_once(':') {
-            None if selector == "default" => WgpuDeviceKind::DefaultDevice,
-            None if selector == "software" => WgpuDeviceKind::Cpu,
-            Some((kind, index)) => {
-                let index = index.parse().map_err(|_| unknown())?;
-                match kind {
-                    "discrete" => WgpuDeviceKind::DiscreteGpu(index),
-                    "integrated" => WgpuDeviceKind::IntegratedGpu(index),
-                    "virtual" => WgpuDeviceKind::VirtualGpu(index),
-                    "other" => WgpuDeviceKind::Other(index),
-                    _ => return Err(unknown()),
-                }
-            }
-            None => return Err(unknown()),
-        };
-        // OpenGL has no compute shaders to speak of, and asking it disturbs a
-        // machine without a display.
-        let api = if cfg!(target_os = "macos") {
-            WgpuBackend::Metal
-        } else if cfg!(target_os = "windows") {
-            WgpuBackend::Dx12
-        } else if cfg!(target_family = "wasm") {
-            WgpuBackend::WebGpu
-        } else {
-            WgpuBackend::Vulkan
-        };
-        let device = WgpuDevice::new(kind).on(api);
+        let device = select(selector)?;
         let opened = guard("opening the adapter", || {
             burn_wgpu::try_init_setup::<burn_wgpu::AutoGraphicsApi>(
                 &device,
@@ -102,6 +70,29 @@ impl Device {
             .map_err(|e| e.to_string())
         })
         .map_err(|e| refused(e.to_string()))?;
+        Self::opened(selector, device, opened)
+    }
+
+    /// As [`open`](Self::open) in a browser, where adapters come when they come:
+    /// nothing there may wait.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_async(selector: &str) -> Result<Self, InferenceError> {
+        let device = select(selector)?;
+        let opened = burn_wgpu::try_init_setup_async::<burn_wgpu::AutoGraphicsApi>(
+            &device,
+            burn_wgpu::RuntimeOptions::default(),
+        );
+        let opened = opened.await.map_err(|e| e.to_string());
+        Self::opened(selector, device, opened)
+    }
+
+    fn opened(
+        selector: &str,
+        device: WgpuDevice,
+        opened: Result<burn_wgpu::WgpuSetup, String>,
+    ) -> Result<Self, InferenceError> {
         let (name, wgpu) = match opened {
             Ok(setup) => (setup.adapter.get_info().name, Some(setup.device)),
             // It was opened before in this process, with the same options.
@@ -121,6 +112,7 @@ impl Device {
 
     /// Open the best adapter that is hardware; none where there is none. A
     /// rasteriser in software is never faster than the CPU that it runs on.
+    #[cfg(not(target_family = "wasm"))]
     pub fn open_hardware() -> Option<Self> {
         // A driver is loaded only where there is something to drive.
         let nodes = ["/dev/dri", "/dev/nvidiactl", "/dev/mali0", "/dev/kgsl-3d0", "/dev/dxg"];
@@ -259,25 +251,80 @@ impl Device {
     ///
     /// # Errors
     /// [`OpError::Other`] with [`InferenceError::Device`] when the device is
-    /// lost or out of memory.
+    /// lost or out of memory; [`OpError::Unsupported`] in a browser, where
+    /// nothing may wait.
     pub(super) fn download(&self, tensor: &DeviceTensor) -> OpResult<Array> {
         let DeviceTensor { tensor, shape, element } = tensor.clone();
-        let read = guard("copying from the device", || {
-            let storage = tensor.dtype();
-            if storage.is_float() {
-                try_read_sync(Dispatch::float_into_data(tensor))
-            } else if storage.is_bool() {
-                try_read_sync(Dispatch::bool_into_data(tensor))
-            } else {
-                try_read_sync(Dispatch::int_into_data(tensor))
-            }
-        })?;
+        let read = guard("copying from the device", || try_read_sync(self.read(tensor)))?;
         let data = read
             .ok_or_else(|| OpError::unsupported("reading back without waiting"))?
-            .map_err(|e| lost(&e.to_string()))?;
+            .map_err(|e| lost(&e))?;
         // What was asked for may still turn out to be lost when it is looked at.
         guard("reading what the device gave", || from_data(data, element, &shape))?
     }
+
+    /// As [`download`](Self::download), when it is there.
+    ///
+    /// # Errors
+    /// As [`download`](Self::download).
+    pub(super) async fn download_async(&self, tensor: &DeviceTensor) -> OpResult<Array> {
+        let DeviceTensor { tensor, shape, element } = tensor.clone();
+        let data = self.read(tensor).await.map_err(|e| lost(&e))?;
+        guard("reading what the device gave", || from_data(data, element, &shape))?
+    }
+
+    async fn read(&self, tensor: DispatchTensor) -> Result<TensorData, String> {
+        let storage = tensor.dtype();
+        let read = if storage.is_float() {
+            Dispatch::float_into_data(tensor).await
+        } else if storage.is_bool() {
+            Dispatch::bool_into_data(tensor).await
+        } else {
+            Dispatch::int_into_data(tensor).await
+        };
+        read.map_err(|e| e.to_string())
+    }
+}
+
+fn refused(reason: String) -> InferenceError {
+    InferenceError::Device { reason }
+}
+
+/// The adapter of a selector.
+fn select(selector: &str) -> Result<WgpuDevice, InferenceError> {
+    let unknown = || {
+        refused(format!(
+            "{selector:?} names no adapter; adapters are named default, discrete:N, \
+             integrated:N, virtual:N, software, other:N"
+        ))
+    };
+    let kind = match selector.split_once(':') {
+        None if selector == "default" => WgpuDeviceKind::DefaultDevice,
+        None if selector == "software" => WgpuDeviceKind::Cpu,
+        Some((kind, index)) => {
+            let index = index.parse().map_err(|_| unknown())?;
+            match kind {
+                "discrete" => WgpuDeviceKind::DiscreteGpu(index),
+                "integrated" => WgpuDeviceKind::IntegratedGpu(index),
+                "virtual" => WgpuDeviceKind::VirtualGpu(index),
+                "other" => WgpuDeviceKind::Other(index),
+                _ => return Err(unknown()),
+            }
+        }
+        None => return Err(unknown()),
+    };
+    // OpenGL has no compute shaders to speak of, and asking it disturbs a
+    // machine without a display.
+    let api = if cfg!(target_os = "macos") {
+        WgpuBackend::Metal
+    } else if cfg!(target_os = "windows") {
+        WgpuBackend::Dx12
+    } else if cfg!(target_family = "wasm") {
+        WgpuBackend::WebGpu
+    } else {
+        WgpuBackend::Vulkan
+    };
+    Ok(WgpuDevice::new(kind).on(api))
 }
 
 /// What came from the device as an array of the element type that it stands

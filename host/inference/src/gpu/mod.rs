@@ -104,6 +104,32 @@ impl GpuModel {
         self.lane.lock().placements.clone()
     }
 
+    /// As [`Model::run`] where nothing may wait, as in a browser: the device is
+    /// told all there is to do at once, and its outputs are awaited. A model with
+    /// a node that the device does not run is refused by name there.
+    ///
+    /// # Errors
+    /// As [`Model::run_until`].
+    pub async fn run_async(
+        &self,
+        inputs: &[(String, Tensor)],
+    ) -> Result<NamedTensors, InferenceError> {
+        let fed = from_tensors(&self.info.bind(inputs)?)?;
+        let made = self.lane.run(&self.model, fed, None)?;
+        let mut outputs = Vec::with_capacity(made.len());
+        for value in made {
+            outputs.push(match value {
+                Value::Device(tensor) => {
+                    self.lane.lock().transfers.outputs += 1;
+                    let read = self.lane.device.download_async(&tensor).await;
+                    read.map_err(OpError::outside)?.into()
+                }
+                other => other,
+            });
+        }
+        to_tensors(&self.info.outputs, outputs)
+    }
+
     /// Copies between host and device in the runs so far.
     pub fn transfers(&self) -> Transfers {
         self.lane.lock().transfers
