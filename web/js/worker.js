@@ -13,6 +13,8 @@ let runtime;
 const pipelines = new Map();
 /** Pipelines whose monitors have not seen the latest frames. */
 const unsettled = new Set();
+/** Pipelines none of whose monitors run any more. */
+const unwatched = new Set();
 
 // -- The watch: which component is being called, for the page's clock.
 
@@ -96,8 +98,9 @@ const handlers = {
   load({ pipeline, tar, now, without = [] }) {
     const loaded = runtime.load(tar, now);
     try {
-      // Monitors for which a worker had to be ended before.
-      for (const monitor of without) loaded.disableMonitor?.(monitor);
+      // Monitors for which a worker had to be ended before: predictions go on.
+      if (loaded.disableMonitor) without.forEach((monitor) => loaded.disableMonitor(monitor));
+      else if (without.length > 0) unwatched.add(pipeline);
       const info = loaded.info();
       pipelines.set(pipeline, loaded);
       return info;
@@ -115,12 +118,15 @@ const handlers = {
   },
 
   settle({ pipeline }) {
+    unsettled.delete(pipeline);
+    if (unwatched.has(pipeline)) return;
     pipelines.get(pipeline).settle();
     warmUp();
     sendReports(pipeline);
   },
 
   closeWindows({ pipeline }) {
+    if (unwatched.has(pipeline)) return;
     pipelines.get(pipeline).closeWindows();
     sendReports(pipeline);
   },
@@ -141,7 +147,6 @@ function warmUp() {
 }
 
 function sendReports(pipeline) {
-  unsettled.delete(pipeline);
   const reports = pipelines.get(pipeline).takeReports();
   if (reports.length > 0) self.postMessage({ reports, pipeline });
 }

@@ -150,6 +150,12 @@ impl Pipeline {
         self.inner.close_windows();
     }
 
+    /// Call a monitor no more: a worker had to be ended for it.
+    #[wasm_bindgen(js_name = disableMonitor)]
+    pub fn disable_monitor(&mut self, id: &str) {
+        self.inner.disable_monitor(id);
+    }
+
     /// What the monitors reported since the last time.
     #[wasm_bindgen(js_name = takeReports)]
     pub fn take_reports(&mut self) -> Result<Array, JsValue> {

@@ -142,10 +142,20 @@ impl Monitor {
         }
     }
 
-    fn disable(&mut self, e: &CallError, out: &mut Vec<MonitorReport>) {
+    /// Its id in the pipeline.
+    pub fn id(&self) -> &str {
+        &self.prepared.id
+    }
+
+    /// See no more rows.
+    pub fn turn_off(&mut self) {
         self.open = None;
         self.dropped += self.queue.len() as u64;
         self.queue.clear();
+    }
+
+    fn disable(&mut self, e: &CallError, out: &mut Vec<MonitorReport>) {
+        self.turn_off();
         let (monitor, reason) = (self.prepared.id.clone(), e.to_string());
         out.push(MonitorReport::Disabled { monitor, reason });
     }

@@ -395,6 +395,11 @@ impl Pipeline {
         }
     }
 
+    /// Call a monitor no more: a worker had to be ended for it.
+    pub fn disable_monitor(&mut self, id: &str) {
+        self.monitors.iter_mut().filter(|m| m.id() == id).for_each(Monitor::turn_off);
+    }
+
     /// What the monitors reported since the last time.
     pub fn take_reports(&mut self) -> Vec<MonitorReport> {
         std::mem::take(self.reports.get_mut())
