@@ -15,7 +15,7 @@ use serde_json::Value;
 
 /// A crate of the workspace.
 struct Member {
-    /// Whether it is one of `host/*`.
+    /// Whether it is of a runtime: one of `host/*`, or `web`.
     is_host: bool,
     /// What it is built with.
     dependencies: BTreeSet<String>,
@@ -32,7 +32,7 @@ fn members() -> BTreeMap<String, Member> {
         .expect("cargo starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let host = here.parent().unwrap().join("host");
+    let root = here.parent().unwrap().to_owned();
     let text = |v: &Value| v.as_str().unwrap().to_owned();
     metadata["packages"]
         .as_array()
@@ -47,7 +47,8 @@ fn members() -> BTreeMap<String, Member> {
                 .map(|d| text(&d["name"]))
                 .collect();
             let manifest = text(&package["manifest_path"]);
-            let is_host = Path::new(&manifest).ancestors().nth(2) == Some(host.as_path());
+            let folder = Path::new(&manifest).parent().unwrap();
+            let is_host = folder.parent() == Some(&root.join("host")) || folder == root.join("web");
             (text(&package["name"]), Member { is_host, dependencies })
         })
         .collect()
@@ -82,6 +83,10 @@ fn host_crates_depend_one_way() {
                 "headland-pipeline",
                 "headland-engine",
             ],
+        ),
+        (
+            "headland-web",
+            &["headland-tensor", "headland-package", "headland-inference", "headland-pipeline"],
         ),
     ]);
     let members = members();
