@@ -1,7 +1,11 @@
 //! What the worker's JavaScript talks to.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
+use headland_inference::{
+    CpuExecutor, Executor, LoadLimits, Model,
+    case::{self, DataSet, Outcome, Tolerance},
+};
 use headland_package::{Layout, PackageLimits, TrustPolicy};
 use headland_pipeline::{DropReason, StageOutput};
 use headland_tensor::{DType, NamedTensors, Shape, Tensor};
@@ -202,6 +206,14 @@ fn tensor(input: &JsValue) -> Result<(String, Tensor), JsValue> {
     made.map(|tensor| (name.clone(), tensor)).map_err(|e| bad(&format!("input {name:?}: {e}")))
 }
 
+/// The same for what comes out.
+fn tensor_js(name: &str, tensor: &Tensor) -> Result<JsValue, JsValue> {
+    let (dtype, shape) = (tensor.dtype().name(), tensor.shape().dims());
+    let value = js(&json!({ "name": name, "dtype": dtype, "shape": shape }))?;
+    set(&value, "data", &Uint8Array::from(tensor.bytes()))?;
+    Ok(value)
+}
+
 fn report(report: FrameReport) -> Result<JsValue, JsValue> {
     let FrameReport { frame, result, stages, copies, duration_ns } = report;
     let (result, tensors) = match result {
@@ -222,11 +234,7 @@ fn report(report: FrameReport) -> Result<JsValue, JsValue> {
     if let Some(tensors) = tensors {
         let list = Array::new();
         for (name, tensor) in tensors {
-            let one = js(&json!({
-                "name": name, "dtype": tensor.dtype().name(), "shape": tensor.shape().dims(),
-            }))?;
-            set(&one, "data", &Uint8Array::from(tensor.bytes()))?;
-            list.push(&one);
+            list.push(&tensor_js(&name, &tensor)?);
         }
         set(&Reflect::get(&value, &"result".into())?, "tensors", &list)?;
     }
@@ -235,4 +243,57 @@ fn report(report: FrameReport) -> Result<JsValue, JsValue> {
 
 fn dropped(reason: &DropReason) -> serde_json::Value {
     json!({ "dropped": { "code": reason.code(), "message": reason.to_string() } })
+}
+
+/// A case of a conformance suite in ONNX's backend-test layout: `sets` are
+/// `{ inputs: [Uint8Array], outputs: [Uint8Array] }` in the model's order. Gives
+/// `PASS`, or `UNSUPPORTED` or `FAIL` with a reason after a blank.
+#[wasm_bindgen(js_name = onnxCase)]
+pub fn onnx_case(onnx: &[u8], sets: &Array, rtol: f64, atol: f64) -> String {
+    let files = |set: &JsValue, key: &str| -> Vec<Vec<u8>> {
+        let list = Reflect::get(set, &key.into()).unwrap_or(JsValue::UNDEFINED);
+        Array::from(&list).iter().map(|file| Uint8Array::new(&file).to_vec()).collect()
+    };
+    let sets: Vec<DataSet> = sets
+        .iter()
+        .map(|set| DataSet { inputs: files(&set, "inputs"), outputs: files(&set, "outputs") })
+        .collect();
+    let (limits, tolerance) = (LoadLimits::default(), Tolerance { rtol, atol });
+    match case::check(&CpuExecutor, onnx, &sets, &limits, tolerance) {
+        Outcome::Pass(_) => "PASS".to_owned(),
+        Outcome::Unsupported(reason) => format!("UNSUPPORTED {reason}"),
+        Outcome::Fail(reason) => format!("FAIL {reason}"),
+    }
+}
+
+/// An ONNX model by itself, for those who check and measure the runtime.
+#[wasm_bindgen]
+pub struct OnnxModel {
+    model: Arc<dyn Model>,
+}
+
+#[wasm_bindgen]
+impl OnnxModel {
+    /// Load a model.
+    #[wasm_bindgen(constructor)]
+    pub fn new(onnx: &[u8]) -> Result<OnnxModel, JsValue> {
+        let model = CpuExecutor
+            .load(onnx, &LoadLimits::default())
+            .map_err(|e| headland_error(e.code(), &e.to_string(), ""))?;
+        Ok(Self { model })
+    }
+
+    /// What it takes and gives.
+    pub fn info(&self) -> Result<JsValue, JsValue> {
+        js(self.model.info())
+    }
+
+    /// Run it once; inputs and outputs are `{ name, dtype, shape, data }`.
+    pub fn run(&self, inputs: &Array) -> Result<Array, JsValue> {
+        let inputs: NamedTensors =
+            inputs.iter().map(|input| tensor(&input)).collect::<Result<_, _>>()?;
+        let outputs =
+            self.model.run(&inputs).map_err(|e| headland_error(e.code(), &e.to_string(), ""))?;
+        outputs.into_iter().map(|(name, tensor)| tensor_js(&name, &tensor)).collect()
+    }
 }

@@ -34,7 +34,7 @@ pub fn run_all(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     examples(workspace, tally)?;
     quick_starts(workspace, tally)?;
     authors::checks(workspace, &judges, tally)?;
-    web::suite(workspace, tally)?;
+    web::checks(workspace, &judges, tally)?;
     match judges {
         Presence::Present => ask_judges(workspace, &vulkan, tally)?,
         Presence::Absent(reason) => tally.skip("the judges", &reason),

@@ -15,8 +15,8 @@ use crate::{
     plugins,
     process::{finish, run, run_long, step},
     setup::{
-        CHROMIUM, NODE, Presence, WASM_BINDGEN, WASM_TARGET, chromium, ensure_present,
-        node_modules, wasm_bindgen,
+        CHROMIUM, JUDGES, NODE, Presence, WASM_BINDGEN, WASM_TARGET, chromium, ensure_present,
+        node_modules, python, wasm_bindgen,
     },
     tally::Tally,
     test::copy_tree,
@@ -106,23 +106,55 @@ fn packages(workspace: &Workspace) -> Result<Trust> {
     Ok(trust)
 }
 
-/// The browser suite by itself.
+/// The browser's tests by themselves.
 pub fn test(workspace: &Workspace) -> Result<()> {
     plugins::build(workspace)?;
     let mut tally = Tally::default();
-    suite(workspace, &mut tally)?;
+    let judges = ensure_present(workspace, &JUDGES)?;
+    checks(workspace, &judges, &mut tally)?;
     tally.close()
 }
 
-/// The browser suite.
-pub fn suite(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
-    let what = "the browser suite";
+/// The browser suite, and ONNX's node tests in Chromium.
+pub fn checks(workspace: &Workspace, judges: &Presence, tally: &mut Tally) -> Result<()> {
+    let nodes = "ONNX's node tests in Chromium";
     for wanted in [&NODE, &CHROMIUM] {
         if let Presence::Absent(reason) = ensure_present(workspace, wanted)? {
-            tally.skip(what, &reason);
+            tally.skip("the browser suite", &reason);
+            tally.skip(nodes, &reason);
             return Ok(());
         }
     }
+    suite(workspace, tally)?;
+    match judges {
+        Presence::Present => tally.check(nodes, || conformance(workspace)),
+        Presence::Absent(reason) => tally.skip(nodes, reason),
+    }
+    Ok(())
+}
+
+fn conformance(workspace: &Workspace) -> Result<()> {
+    let judge = || {
+        let mut command = Command::new(python(workspace));
+        command.arg(workspace.root.join("host/inference/tests/conformance.py"));
+        command
+    };
+    let cases = run(judge().arg("--cases"))?;
+    let verdicts = run(Command::new("node")
+        .arg(workspace.root.join("web/tests/conformance.mjs"))
+        .arg(dist(workspace))
+        .arg(cases.trim())
+        .env("HEADLAND_NODE_MODULES", node_modules(workspace))
+        .env("HEADLAND_CHROMIUM", chromium()))?;
+    let file = workspace.fresh_folder("web-conformance")?.join("verdicts.json");
+    fs::write(&file, verdicts)?;
+    let said = run(judge().args(["--device", "chromium", "--verdicts"]).arg(&file))?;
+    println!("        {}", said.lines().next_back().unwrap_or_default());
+    Ok(())
+}
+
+fn suite(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
+    let what = "the browser suite";
     build(workspace)?;
     let trust = packages(workspace)?;
     let fixtures = workspace.fresh_folder("web-fixtures")?;

@@ -1,9 +1,10 @@
 """Holds `headland onnx test` to the tables of ONNX's node tests.
 
     conformance.py HEADLAND [--device cpu] [--update]
+    conformance.py --verdicts FILE --device chromium [--update]
 
 Runs the node tests of the installed `onnx` package, which must be 1.19.1, on one
-runtime. Every case either passes and is in that runtime's table,
+runtime, or takes what another program says of them, in the same JSON. Every case either passes and is in that runtime's table,
 `conformance/DEVICE.txt`, or is in `conformance/ignored.txt` with the reason.
 Exits 1 when one of the table does not pass, when one passes that is not in it,
 or when one that does not pass has no reason. `--update` writes the table anew;
@@ -31,17 +32,25 @@ ONNX = "1.19.1"
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("headland", type=pathlib.Path)
+    parser.add_argument("headland", type=pathlib.Path, nargs="?")
+    parser.add_argument("--verdicts", type=pathlib.Path)
+    parser.add_argument("--cases", action="store_true", help="say where the cases are")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--update", action="store_true")
     args = parser.parse_args()
     if onnx.__version__ != ONNX:
         sys.exit(f"the tables are for onnx {ONNX}, but {onnx.__version__} is installed")
     cases = pathlib.Path(onnx.backend.test.__file__).parent / "data" / "node"
-    command = [args.headland, "onnx", "test", "--json", "--device", args.device, cases]
-    # It exits 1 where a case fails; the tables decide here.
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    report = json.loads(done.stdout)
+    if args.cases:
+        print(cases)
+        return 0
+    if args.verdicts:
+        report = json.loads(args.verdicts.read_text())
+    else:
+        command = [args.headland, "onnx", "test", "--json", "--device", args.device, cases]
+        # It exits 1 where a case fails; the tables decide here.
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        report = json.loads(done.stdout)
     verdicts = {case["case"]: case for case in report["cases"]}
     passed = {n: place(c, args.device) for n, c in verdicts.items() if c["verdict"] == "PASS"}
     path = FOLDER / f"{args.device}.txt"
@@ -68,7 +77,7 @@ def main():
 
 def place(case, device):
     """What of a case ran on the device; nothing for a runtime without one."""
-    if device in ("cpu", "interpreter"):
+    if device in ("cpu", "interpreter", "chromium"):
         return ""
     engine = case["engine"]
     if engine is None:
