@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: the figures that the README quotes, and models beside
 //! ONNX Runtime.
 
-use std::{fs, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Result, bail};
 
@@ -41,6 +41,17 @@ pub fn main(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
+/// The models that are measured: those from elsewhere, or the examples' own.
+pub fn models(workspace: &Workspace) -> Result<Vec<PathBuf>> {
+    let mut models = workspace.shared_models()?;
+    if models.is_empty() {
+        for example in &EXAMPLES {
+            models.extend(example.models(workspace)?);
+        }
+    }
+    Ok(models)
+}
+
 /// Measure models on every device beside ONNX Runtime: those in
 /// `../shared/models`, or else the examples'.
 pub fn inference(workspace: &Workspace) -> Result<()> {
@@ -48,12 +59,7 @@ pub fn inference(workspace: &Workspace) -> Result<()> {
     if let Presence::Absent(reason) = ensure_present(workspace, &JUDGES)? {
         bail!("nothing to measure beside: {reason}");
     }
-    let mut models = workspace.shared_models()?;
-    if models.is_empty() {
-        for example in &EXAMPLES {
-            models.extend(example.models(workspace)?);
-        }
-    }
+    let models = models(workspace)?;
     let folder = workspace.target.join("bench");
     let figures = step(&format!("measuring {} models (minutes)", models.len()), || {
         run(Command::new(python(workspace))

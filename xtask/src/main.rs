@@ -38,6 +38,8 @@ Usage: cargo xtask <verb>
   bench    the figures that the README quotes
   bench inference
            models on every device beside ONNX Runtime, as a table and a chart
+  bench web
+           models in Chromium beside ONNX Runtime Web
   ci       formatting, lints, licences, test and demo
 
 A prerequisite that cannot be got is left out with a reason; where CI=true it
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         (Some("test"), Some("web")) => with_workspace(|w| web::test(&w.for_tests())),
         (Some("bench"), None) => with_workspace(bench::main),
         (Some("bench"), Some("inference")) => with_workspace(bench::inference),
+        (Some("bench"), Some("web")) => with_workspace(web::bench),
         (Some("ci"), None) => with_workspace(|w| ci::main(&w.for_tests())),
         (Some("help" | "--help" | "-h"), None) => {
             println!("{USAGE}");

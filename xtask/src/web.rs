@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::{
+    bench,
     examples::{EXAMPLES, Trust},
     plugins,
     process::{finish, run, run_long, step},
@@ -114,6 +115,41 @@ pub fn test(workspace: &Workspace) -> Result<()> {
     checks(workspace, &judges, &mut tally)?;
     tally.close()
 }
+
+/// The models of `cargo xtask bench inference` in Chromium, beside ONNX Runtime
+/// Web: a table, and the same as JSON and as a picture.
+pub fn bench(workspace: &Workspace) -> Result<()> {
+    for wanted in [&NODE, &CHROMIUM] {
+        need(ensure_present(workspace, wanted)?)?;
+    }
+    build(workspace)?;
+    let modules = node_modules(workspace);
+    if !modules.join("onnxruntime-web/package.json").exists() {
+        step("getting ONNX Runtime Web", || {
+            run(Command::new("npm")
+                .args(["install", "--no-audit", "--no-fund", "--ignore-scripts"])
+                .arg(format!("onnxruntime-web@{ORT_WEB_VERSION}"))
+                .current_dir(modules.parent().unwrap_or(&modules)))
+        })?;
+    }
+    let models = bench::models(workspace)?;
+    let folder = workspace.target.join("bench");
+    let figures = step(&format!("measuring {} models in Chromium", models.len()), || {
+        run(Command::new("node")
+            .arg(workspace.root.join("web/tests/bench.mjs"))
+            .args([&dist(workspace), &folder])
+            .args(models)
+            .env("HEADLAND_NODE_MODULES", &modules)
+            .env("HEADLAND_CHROMIUM", chromium()))
+    })?;
+    println!("{figures}");
+    for file in ["web.md", "web.svg", "web.json"] {
+        println!("{}", folder.join(file).display());
+    }
+    Ok(())
+}
+
+const ORT_WEB_VERSION: &str = "1.30.0";
 
 /// The browser suite, and ONNX's node tests in Chromium.
 pub fn checks(workspace: &Workspace, judges: &Presence, tally: &mut Tally) -> Result<()> {
