@@ -22,7 +22,7 @@ use crate::{
         abi::Value,
         contract::{CONFIGURE, Export, INFER, POSTPROCESS, PREPROCESS},
         host::{CallError, Copies, HostState, LogSink, clip},
-        instance::{Compiled, Instance},
+        instance::{Compiled, Instance, Watched},
     },
     monitor::{Monitor, MonitorReport},
 };
@@ -108,7 +108,8 @@ struct Stage {
 
 enum Runner {
     Component(Box<Stage>),
-    Model(Arc<dyn Model>),
+    /// A model run directly, and for how long at most, in milliseconds.
+    Model(Arc<dyn Model>, u64),
     /// A model whose device this page does not have: its fallback serves.
     Absent(String),
     Scheduler,
@@ -211,7 +212,7 @@ impl Pipeline {
                 {
                     Ok(loaded) => {
                         let runs = format!("model {model} on {}", loaded.engine().name);
-                        (Runner::Model(loaded), runs)
+                        (Runner::Model(loaded, limits.time_ms), runs)
                     }
                     Err(e @ LoadError::NoGpu { .. }) if stage.fallback.is_some() => {
                         (Runner::Absent(e.to_string()), format!("nothing: {e}"))
@@ -356,7 +357,9 @@ impl Pipeline {
                 }
                 result.map_err(failure)
             }
-            Some(Runner::Model(model)) => {
+            Some(Runner::Model(model, time_ms)) => {
+                let id = self.graph.stages().get(stage).map_or("", |stage| &stage.id);
+                let _watched = Watched::start(id, *time_ms);
                 let outputs = model.run(&inputs).map_err(|e| StageFailure {
                     kind: model_failure(&e),
                     message: e.to_string(),

@@ -256,7 +256,7 @@ impl Instance {
     pub fn new(compiled: Rc<Compiled>, host: HostState) -> Result<Self, CallError> {
         let shared = Rc::new(Shared { host: RefCell::new(host), exports: RefCell::default() });
         let mut functions = Vec::new();
-        let _watched = Watched::start(&shared.host.borrow());
+        let _watched = Watched::call(&shared.host.borrow());
         for instance in &compiled.plan.instances {
             let exports: JsValue = match instance {
                 CoreInstance::Items(items) => {
@@ -307,7 +307,7 @@ impl Instance {
             .and_then(|functions| functions.get(export.function))
             .ok_or_else(|| CallError::Trap(format!("{} is not there", export.function)))?;
         self.shared.host.borrow_mut().begin_call();
-        let _watched = Watched::start(&self.shared.host.borrow());
+        let _watched = Watched::call(&self.shared.host.borrow());
         let memory = self.shared.memory(lifted.memory.as_ref(), lifted.realloc.as_ref())?;
         let flat = abi::lower(&memory, export.signature.params, params).map_err(broken)?;
         let args: Array = flat.into_iter().map(js).collect();
@@ -394,13 +394,18 @@ fn core_item(
     Ok(value.into())
 }
 
-/// While it lives, the page watches the clock for a call.
-struct Watched;
+/// While it lives, the page watches the clock for a stage.
+pub struct Watched;
 
 impl Watched {
-    fn start(host: &HostState) -> Self {
-        watch(host.stage().into(), host.limits().time_ms as f64);
+    /// The stage may take so long from now on.
+    pub fn start(stage: &str, time_ms: u64) -> Self {
+        watch(stage.into(), time_ms as f64);
         Self
+    }
+
+    fn call(host: &HostState) -> Self {
+        Self::start(host.stage(), host.limits().time_ms)
     }
 }
 
