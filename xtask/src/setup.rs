@@ -148,8 +148,10 @@ pub const NODE: Prerequisite = Prerequisite {
     name: "Node with playwright-core",
     without: Some("the demo page and the browser suite"),
     check: |workspace| {
+        let about = node_modules(workspace).join("playwright-core/package.json");
         run(Command::new("node").arg("--version")).is_ok()
-            && node_modules(workspace).join("playwright-core/package.json").exists()
+            && fs::read_to_string(about)
+                .is_ok_and(|about| about.contains(&format!("\"{PLAYWRIGHT_VERSION}\"")))
     },
     install: |workspace| {
         if run(Command::new("npm").arg("--version")).is_err() {
@@ -175,7 +177,8 @@ pub const CHROMIUM: Prerequisite = Prerequisite {
 };
 
 const WASM_BINDGEN_VERSION: &str = "0.2.130";
-const PLAYWRIGHT_VERSION: &str = "1.65.1";
+/// The last line that runs on Debian 12's Node.
+const PLAYWRIGHT_VERSION: &str = "1.61.0";
 
 /// Node's packages that set-up installed.
 pub fn node_modules(workspace: &Workspace) -> PathBuf {
