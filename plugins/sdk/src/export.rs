@@ -2,12 +2,12 @@
 
 use std::{cell::RefCell, sync::Once};
 
-use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Description, Result, StageError, Tensors,
+    Result, StageError, Tensors,
     bindings::imports::headland::pipeline::{log, tensors::NamedTensor},
+    json,
 };
 
 /// Make a component of the package that this stands in, once.
@@ -19,11 +19,21 @@ use crate::{
 /// [`Explainer`](crate::Explainer). The component's name, version and summary
 /// are the Cargo package's name, version and description.
 ///
+/// # The configuration's schema
+///
+/// It is made from the plugin's `Config` when the host asks for it, by code
+/// that takes 95 kB of the component. Where that is too much, as in a monitor
+/// for a small device, it can be a file beside `Cargo.toml`:
+/// `export!(Plugin as monitor, schema = "config.schema.json")`. The component
+/// then holds the file's text, and the package gets a test,
+/// `config_schema_is_up_to_date`, that fails when the file is not what
+/// `Config` makes. `UPDATE_SCHEMA=1 cargo test config_schema` writes it.
+///
 /// On targets other than wasm32 it only checks that the trait is there.
 #[macro_export]
 macro_rules! export {
-    ($plugin:ty as preprocess) => {
-        $crate::__export_stage! { $plugin, Preprocess, preprocessor, {
+    ($plugin:ty as preprocess $(, schema = $schema:literal)?) => {
+        $crate::__export_stage! { $plugin, Preprocess, [$($schema)?], preprocessor, {
             fn preprocess(
                 frame: $crate::Frame,
                 inputs: Vec<$crate::__private::NamedTensor>,
@@ -32,8 +42,8 @@ macro_rules! export {
             }
         }}
     };
-    ($plugin:ty as model) => {
-        $crate::__export_stage! { $plugin, Model, predictor, {
+    ($plugin:ty as model $(, schema = $schema:literal)?) => {
+        $crate::__export_stage! { $plugin, Model, [$($schema)?], predictor, {
             fn infer(
                 frame: $crate::Frame,
                 inputs: Vec<$crate::__private::NamedTensor>,
@@ -42,8 +52,8 @@ macro_rules! export {
             }
         }}
     };
-    ($plugin:ty as postprocess) => {
-        $crate::__export_stage! { $plugin, Postprocess, postprocessor, {
+    ($plugin:ty as postprocess $(, schema = $schema:literal)?) => {
+        $crate::__export_stage! { $plugin, Postprocess, [$($schema)?], postprocessor, {
             fn postprocess(
                 frame: $crate::Frame,
                 inputs: Vec<$crate::__private::NamedTensor>,
@@ -52,8 +62,8 @@ macro_rules! export {
             }
         }}
     };
-    ($plugin:ty as explainer) => {
-        $crate::__export_stage! { $plugin, Explainer, attributor, {
+    ($plugin:ty as explainer $(, schema = $schema:literal)?) => {
+        $crate::__export_stage! { $plugin, Explainer, [$($schema)?], attributor, {
             fn explain(
                 frame: $crate::Frame,
                 inputs: Vec<$crate::__private::NamedTensor>,
@@ -68,8 +78,8 @@ macro_rules! export {
             }
         }}
     };
-    ($plugin:ty as monitor) => {
-        $crate::__export_component! { $plugin, Monitor, {
+    ($plugin:ty as monitor $(, schema = $schema:literal)?) => {
+        $crate::__export_component! { $plugin, Monitor, [$($schema)?], {
             use $crate::{
                 __private::parse_config,
                 bindings::monitoring::{self, exports::headland::pipeline::monitoring as wit},
@@ -135,8 +145,8 @@ macro_rules! export {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export_stage {
-    ($plugin:ty, $trait:ident, $interface:ident, { $function:item }) => {
-        $crate::__export_component! { $plugin, $trait, {
+    ($plugin:ty, $trait:ident, [$($schema:literal)?], $interface:ident, { $function:item }) => {
+        $crate::__export_component! { $plugin, $trait, [$($schema)?], {
             use $crate::bindings::{configurable, $interface};
 
             ::std::thread_local! {
@@ -164,11 +174,21 @@ macro_rules! __export_stage {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export_component {
-    ($plugin:ty, $trait:ident, { $($exports:tt)* }) => {
+    ($plugin:ty, $trait:ident, [$($schema:literal)?], { $($exports:tt)* }) => {
         const _: () = {
             const fn implements<T: $crate::$trait>() {}
             implements::<$plugin>();
         };
+
+        $(
+            #[cfg(all(test, not(target_arch = "wasm32")))]
+            #[test]
+            fn config_schema_is_up_to_date() -> ::std::result::Result<(), ::std::string::String> {
+                $crate::schema::check::<<$plugin as $crate::$trait>::Config>(
+                    concat!(env!("CARGO_MANIFEST_DIR"), "/", $schema),
+                )
+            }
+        )?
 
         #[cfg(target_arch = "wasm32")]
         const _: () = {
@@ -178,11 +198,14 @@ macro_rules! __export_component {
                 for Component
             {
                 fn describe() -> $crate::Description {
-                    $crate::__private::describe::<<$plugin as $crate::$trait>::Config>(
-                        env!("CARGO_PKG_NAME"),
-                        env!("CARGO_PKG_VERSION"),
-                        env!("CARGO_PKG_DESCRIPTION"),
-                    )
+                    $crate::Description {
+                        name: env!("CARGO_PKG_NAME").to_owned(),
+                        version: env!("CARGO_PKG_VERSION").to_owned(),
+                        summary: env!("CARGO_PKG_DESCRIPTION").to_owned(),
+                        config_schema: $crate::__config_schema!(
+                            <$plugin as $crate::$trait>::Config $(, $schema)?
+                        ),
+                    }
                 }
             }
 
@@ -191,6 +214,18 @@ macro_rules! __export_component {
             );
             $($exports)*
         };
+    };
+}
+
+/// The text of a configuration's schema: of the file, or else as derived.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __config_schema {
+    ($config:ty, $file:literal) => {
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/", $file)).to_owned()
+    };
+    ($config:ty) => {
+        $crate::schema::derive::<$config>()
     };
 }
 
@@ -228,20 +263,10 @@ impl<P> Slot<P> {
     }
 }
 
-/// What a component says of itself.
-pub fn describe<C: JsonSchema>(name: &str, version: &str, summary: &str) -> Description {
-    Description {
-        name: name.to_owned(),
-        version: version.to_owned(),
-        summary: summary.to_owned(),
-        config_schema: schemars::schema_for!(C).as_value().to_string(),
-    }
-}
-
 /// The configuration, or what is wrong with it and where.
 pub fn parse_config<C: DeserializeOwned>(config: &str) -> std::result::Result<C, String> {
     report_panics();
-    serde_json::from_str(config).map_err(|e| e.to_string())
+    json::from_str(config).map_err(|e| e.to_string())
 }
 
 /// Tell the host where a bug is before the trap that it ends in.

@@ -54,6 +54,11 @@
 //! description are the component's. The target is `wasm32-unknown-unknown`,
 //! which imports nothing but the contract.
 //!
+//! A component of a page like this is of 145 kB, and of 50 kB when its schema
+//! is a file: see [`export!`]. What else it reads, [`json`] reads in little
+//! room. Its stack is of 64 KiB, by `-zstack-size` in `.cargo/config.toml`; a
+//! component that needs more says so in a `build.rs`.
+//!
 //! What a stage is given is the outside world: everything that can be wrong
 //! with it is a [`StageError`], and a panic is a bug. On other targets than
 //! wasm32 a plugin compiles, but tensors and models cannot be used: keep the
@@ -63,6 +68,9 @@
 pub mod bindings;
 mod error;
 mod export;
+pub mod json;
+#[doc(hidden)]
+pub mod schema;
 mod stage;
 mod tensor;
 
@@ -93,6 +101,6 @@ pub mod monitor {
 pub mod __private {
     pub use crate::{
         bindings::imports::headland::pipeline::tensors::NamedTensor,
-        export::{Slot, describe, parse_config},
+        export::{Slot, parse_config},
     };
 }

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use headland_engine::describe_component;
 use headland_package::HostPolicy;
+use wasmparser::BinaryReader;
 use wit_component::ComponentEncoder;
 
 use crate::{
@@ -59,20 +60,23 @@ pub fn run(command: &Build, out: Output) -> anyhow::Result<ExitCode> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     write_atomically(&command.output, &component)?;
+    let memory_bytes = initial_memory_bytes(&component);
     out.json(&serde_json::json!({
         "component": command.output,
         "world": world,
         "name": description.name,
         "version": description.version,
         "bytes": component.len(),
+        "memory_bytes": memory_bytes,
         "wasi": wasi,
     }))?;
     out.line(format!(
-        "{}: {} {}, a {world} component of {}{}",
+        "{}: {} {}, a {world} component of {} that starts with {} of memory{}",
         inline(&command.output.display().to_string()),
         inline(&description.name),
         inline(&description.version),
         output::bytes(component.len() as u64),
+        output::bytes(memory_bytes),
         if wasi { "; it imports WASI, so its stage needs `wasi = true`" } else { "" },
     ))?;
     Ok(ExitCode::SUCCESS)
@@ -80,7 +84,26 @@ pub fn run(command: &Build, out: Output) -> anyhow::Result<ExitCode> {
 
 /// Make a component of a core module that wit-bindgen's metadata is in.
 fn wrap(module: &[u8]) -> anyhow::Result<Vec<u8>> {
-    ComponentEncoder::default().validate(true).module(module)?.encode()
+    without_names(&ComponentEncoder::default().validate(true).module(module)?.encode()?)
+}
+
+/// A component without the 2 kB that name what the encoder made, for whoever
+/// prints a component as text.
+fn without_names(component: &[u8]) -> anyhow::Result<Vec<u8>> {
+    const HEADER_BYTES: usize = 8;
+    let (header, sections) =
+        component.split_at_checked(HEADER_BYTES).context("the component has no header")?;
+    let mut kept = header.to_vec();
+    let mut reader = BinaryReader::new(sections, 0);
+    while !reader.eof() {
+        let start = reader.current_position();
+        let is_custom = reader.read_u8()? == 0;
+        let mut section = reader.read_reader()?;
+        if !(is_custom && section.read_string()? == "component-name") {
+            kept.extend(&sections[start..reader.current_position()]);
+        }
+    }
+    Ok(kept)
 }
 
 /// Whether a component imports from WASI.
@@ -92,6 +115,18 @@ fn imports_wasi(component: &[u8]) -> bool {
         }
         _ => false,
     })
+}
+
+/// The linear memory that a component's modules have when they start, in
+/// bytes: data, stack, and the first of the heap.
+fn initial_memory_bytes(component: &[u8]) -> u64 {
+    use wasmparser::{Parser, Payload};
+    let sections = Parser::new(0).parse_all(component).map_while(Result::ok);
+    let memories = sections.filter_map(|payload| match payload {
+        Payload::MemorySection(memories) => Some(memories.into_iter().flatten()),
+        _ => None,
+    });
+    memories.flatten().map(|m| m.initial.saturating_mul(u64::from(m.page_size()))).sum()
 }
 
 /// Compile the project and find its module.

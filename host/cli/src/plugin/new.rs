@@ -22,6 +22,7 @@ use crate::{
 static SDK: Dir = include_dir!("$CARGO_MANIFEST_DIR/../../plugins/sdk");
 static WIT: Dir = include_dir!("$CARGO_MANIFEST_DIR/../../wit");
 const WORKSPACE: &str = include_str!("../../../../Cargo.toml");
+const CARGO_CONFIG: &str = include_str!("../../../../.cargo/config.toml");
 
 /// Start a component: a Rust project that builds, is signed and runs as it is.
 ///
@@ -169,13 +170,13 @@ fn manifest(name: &str) -> anyhow::Result<String> {
         ours.get("workspace").and_then(toml::Value::as_table).context("no [workspace]")?;
     let all =
         workspace.get("dependencies").and_then(toml::Value::as_table).context("no dependencies")?;
-    let used =
-        sdk.get("dependencies").and_then(toml::Value::as_table).context("no dependencies")?;
-    let dependencies: toml::Table = all
-        .iter()
-        .filter(|(k, _)| used.contains_key(*k))
-        .map(|(k, v)| (k.clone(), v.clone()))
-        .collect();
+    // The SDK's own tests, too: cargo resolves them with the project.
+    let used = |name: &str| {
+        let tables = ["dependencies", "dev-dependencies"].into_iter().filter_map(|t| sdk.get(t));
+        tables.filter_map(toml::Value::as_table).any(|t| t.contains_key(name))
+    };
+    let dependencies: toml::Table =
+        all.iter().filter(|(k, _)| used(k)).map(|(k, v)| (k.clone(), v.clone())).collect();
     let mut tables = toml::Table::new();
     for key in ["package", "lints"] {
         if let Some(table) = workspace.get(key) {
@@ -208,6 +209,13 @@ fn manifest(name: &str) -> anyhow::Result<String> {
     ))
 }
 
+/// How components are built and linked: as this repository's are.
+fn cargo_config() -> anyhow::Result<String> {
+    let mut ours: toml::Table = toml::from_str(CARGO_CONFIG)?;
+    ours.retain(|table, _| table == "target");
+    Ok(toml::to_string(&ours)?)
+}
+
 fn write_project(folder: &Path, name: &str, kind: Kind) -> anyhow::Result<()> {
     let sample = sample(kind, name)?;
     let vendor = folder.join("vendor/headland");
@@ -216,11 +224,7 @@ fn write_project(folder: &Path, name: &str, kind: Kind) -> anyhow::Result<()> {
     write(&folder.join("Cargo.toml"), manifest(name)?.as_bytes())?;
     write(&folder.join("src/lib.rs"), sample.source.as_bytes())?;
     write(&folder.join(".gitignore"), b"/target\n/build\n*.pem\n")?;
-    write(
-        &folder.join(".cargo/config.toml"),
-        b"[target.wasm32-unknown-unknown]\nrustflags = [\"-C\", \"target-feature=+simd128\", \
-          \"-C\", \"link-arg=-zstack-size=65536\"]\n",
-    )?;
+    write(&folder.join(".cargo/config.toml"), cargo_config()?.as_bytes())?;
     let package = folder.join("package");
     let entry = format!(
         "name = \"{name}-demo\"\nversion = \"0.1.0\"\nrelease = 1\n\n[[entry]]\nrole = \"component\"\n\
@@ -241,7 +245,9 @@ fn write_project(folder: &Path, name: &str, kind: Kind) -> anyhow::Result<()> {
          headland trust new --key build/key.pub.pem -o build/trust.toml\n\
          headland package sign build/{name}.tar --key build/key.pem\n\
          headland run build/{name}.tar --policy build/trust.toml --input {}\n```\n\n\
-         `cargo test` runs its tests. The SDK in `vendor/` is a copy: keep it as it is.\n",
+         `cargo test` runs its tests. The SDK in `vendor/` is a copy: keep it as it is.\n\n\
+         Where the component is too large: the documentation of `headland_sdk::export!` says how \
+         its configuration's schema\nbecomes a file, which takes 95 kB off.\n",
         sample.file
     );
     write(&folder.join("README.md"), readme.as_bytes())

@@ -35,7 +35,7 @@ fn encode(counts: &Counts) -> Vec<u8> {
 }
 
 fn decode(bytes: &[u8]) -> Option<Counts> {
-    serde_json::from_slice(bytes).ok()
+    headland_sdk::json::from_slice(bytes).ok()
 }
 
 impl Monitor for Watch {

@@ -1,0 +1,8 @@
+//! Stack for the decoders, which take more than half of what is usual.
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    if std::env::var_os("CARGO_CFG_TARGET_ARCH").is_some_and(|arch| arch == "wasm32") {
+        println!("cargo::rustc-link-arg-cdylib=-zstack-size=262144");
+    }
+}
