@@ -161,7 +161,7 @@ def check_pipeline(scale):
 def write_reference(rows, score):
     columns = {name: rows[:, i] for i, name in enumerate(shuttle.COLUMNS) if i > 0}
     columns["prediction.class"] = [shuttle.LABELS[int(s >= 0.5)] for s in score]
-    quality_reference.write(REFERENCE, columns)
+    quality_reference.write(REFERENCE, columns, MLP)
 
 
 def report(name, truth, score):

@@ -179,7 +179,7 @@ def write_reference(x):
     flat = x.reshape(len(x), -1).astype(np.float64)
     columns = {"image.mean": flat.mean(axis=1), "image.std": flat.std(axis=1)}
     columns["prediction.class"] = [str(digit) for digit in predict(x)]
-    quality_reference.write(REFERENCE, columns)
+    quality_reference.write(REFERENCE, columns, MODEL)
 
 
 def evaluate(x, y):

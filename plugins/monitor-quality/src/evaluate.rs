@@ -1,24 +1,15 @@
 //! From counts to findings.
 
+use headland_monitor::{
+    Field, Level, Reference, Summary, ValuesReference, from_fixed_point, number,
+    stats::{binomial_critical_count, normal_upper_quantile},
+};
 use headland_sdk::monitor::{Finding, Severity};
 
 use crate::{
     Config,
-    reference::{ColumnReference, MIN_BIN_SHARE, Reference, ValuesReference},
-    stats::{binomial_critical_count, chi2_upper_quantile},
-    window::{ColumnCounts, Level, ValueCounts, Window},
+    window::{Feature, level},
 };
-
-/// Rows that the rarest bin must be expected to hold before drift is tested:
-/// below, PSI is mostly noise.
-const MIN_EXPECTED: f64 = 20.0;
-
-/// What an empty bin's share is taken as in PSI.
-const PSI_FLOOR: f64 = 1e-4;
-
-/// The PSI from which on drift is an alarm and no mere warning: the customary
-/// limit of credit scoring, where the statistic comes from.
-const PSI_ALARM: f64 = 0.25;
 
 /// What a window means.
 ///
@@ -26,252 +17,194 @@ const PSI_ALARM: f64 = 0.25;
 /// Every check alarms only on what is both practical (beyond the
 /// configuration's margin) and above noise (beyond what good rows give by
 /// chance in one window of `1 / alpha`, over all checks together by
-/// Bonferroni's inequality):
-/// rates by the exact binomial upper tail, equal rows by the reference's most
-/// frequent value, drift by the PSI with its noise floor
-/// `chi2(1 - alpha, bins - 1) * (1/n + 1/m)`, after Yurdakul and Naranjo,
-/// Journal of Risk Model Validation 14 (2020).
-pub fn evaluate(config: &Config, reference: &Reference, window: &Window) -> Vec<Finding> {
-    if window.rows < config.min_rows {
-        return vec![insufficient(
-            window.rows,
-            config.min_rows,
-            format!("{} rows are too few to judge; {} are needed", window.rows, config.min_rows),
-        )];
+/// Bonferroni's inequality): rates by the exact binomial upper tail, equal
+/// values by the reference's most frequent one.
+///
+/// `summary` may have been noised by a privacy filter: a rate must then also
+/// be above what that noise gives, which is taken as normal.
+pub fn evaluate(
+    config: &Config,
+    reference: &Reference,
+    features: &[Feature],
+    summary: &Summary,
+) -> Vec<Finding> {
+    let exact = summary.settled();
+    if exact.rows < config.min_rows {
+        return vec![Finding {
+            check: "insufficient".to_owned(),
+            feature: None,
+            severity: Severity::Info,
+            statistic: "rows".to_owned(),
+            value: exact.rows as f64,
+            threshold: config.min_rows as f64,
+            rows: exact.rows,
+            message: format!(
+                "{} rows are too few to judge; {} are needed",
+                exact.rows, config.min_rows
+            ),
+        }];
     }
-    let tests = 1 + reference.columns.iter().map(tests_of).sum::<usize>();
-    let checks = Checks { config, alpha: config.alpha / tests as f64, rows: window.rows };
+    let tests = 1
+        + usize::from(reference.max_repeat_rate.is_some())
+        + reference.columns.iter().map(|c| tests_of(&c.values)).sum::<usize>();
+    let checks = Checks { config, summary, exact: &exact, alpha: config.alpha / tests as f64 };
+    let rows = exact.rows;
     let mut findings = Vec::new();
-    let mut undecided = Vec::new();
     findings.extend(checks.rate(
         "incomplete-rows",
         None,
-        (window.incomplete, window.rows),
+        ("incomplete", rows),
         reference.max_incomplete_rate,
-        "of rows lack a value",
+        || "of rows lack a value".to_owned(),
     ));
-    for (column, counts) in reference.columns.iter().zip(&window.columns) {
-        findings.extend(checks.types(column, counts));
+    if let Some(good) = reference.max_repeat_rate {
+        findings.extend(checks.rate("repeated-rows", None, ("repeats", rows), good, || {
+            "of rows equal the row before them".to_owned()
+        }));
+    }
+    for (column, feature) in reference.columns.iter().zip(features) {
+        let missing = feature.field("missing");
+        let wrong_type = checks.count(&feature.field("wrong-type"));
+        let gone = checks.count(&missing).saturating_add(wrong_type);
+        let present = rows.saturating_sub(gone);
+        let name = Some(feature.name.as_str());
+        findings.extend(checks.types(feature, wrong_type));
         findings.extend(checks.rate(
             "missing-rate",
-            Some(&column.name),
-            (counts.missing, window.rows),
+            name,
+            (&missing, rows),
             column.max_missing_rate,
-            "of values are missing",
+            || "of values are missing".to_owned(),
         ));
-        match (&column.values, &counts.values) {
-            (
-                ValuesReference::Numeric { max_out_of_range_rate, max_mode_rate, min, max, bins },
-                ValueCounts::Numeric { present, out_of_range, bins: seen, level },
-            ) => {
+        let beyond = feature.field(feature.beyond());
+        match &column.values {
+            ValuesReference::Numeric(good) => {
                 findings.extend(checks.rate(
                     "out-of-range",
-                    Some(&column.name),
-                    (*out_of_range, *present),
-                    *max_out_of_range_rate,
-                    &format!("of values are outside {min}..={max}"),
+                    name,
+                    (&beyond, present),
+                    good.max_out_of_range_rate,
+                    || {
+                        format!(
+                            "of values are outside {} to {}",
+                            number(good.min, 4),
+                            number(good.max, 4)
+                        )
+                    },
                 ));
-                findings.extend(checks.constant(column, *level, *present, *max_mode_rate));
-                if let Some(bins) = bins {
-                    match checks.drift(column, &bins.counts, seen) {
-                        Ok(finding) => findings.extend(finding),
-                        Err(needed) => undecided.push((&column.name, needed)),
-                    }
-                }
+                findings.extend(checks.constant(feature, present, good.max_mode_rate));
             }
-            (
-                ValuesReference::Categorical { counts: expected, max_unseen_rate, .. },
-                ValueCounts::Categorical { counts: seen, unseen },
-            ) => {
-                let present = counts.values.present().unwrap_or(0);
-                findings.extend(checks.rate(
-                    "unseen-category",
-                    Some(&column.name),
-                    (*unseen, present),
-                    *max_unseen_rate,
-                    "of values are of unknown categories",
-                ));
-                let (expected, seen) = pool(expected, seen, *unseen);
-                if expected.len() > 1 {
-                    match checks.drift(column, &expected, &seen) {
-                        Ok(finding) => findings.extend(finding),
-                        Err(needed) => undecided.push((&column.name, needed)),
-                    }
-                }
-            }
-            _ => {}
+            ValuesReference::Categorical(good) => findings.extend(checks.rate(
+                "unseen-category",
+                name,
+                (&beyond, present),
+                good.max_unseen_rate,
+                || "of values are of unknown categories".to_owned(),
+            )),
         }
-    }
-    if let Some(needed) = undecided.iter().map(|(_, needed)| *needed).max() {
-        let names: Vec<&str> = undecided.iter().map(|(name, _)| name.as_str()).collect();
-        findings.push(insufficient(
-            window.rows,
-            needed,
-            format!("too few rows to judge the drift of {}; {needed} are needed", names.join(", ")),
-        ));
     }
     findings
 }
 
 /// How many tests a column is put to at most.
-fn tests_of(column: &ColumnReference) -> usize {
-    match column.values {
-        ValuesReference::Numeric { .. } => 4,
-        ValuesReference::Categorical { .. } => 3,
+fn tests_of(values: &ValuesReference) -> usize {
+    match values {
+        ValuesReference::Numeric(_) => 3,
+        ValuesReference::Categorical(_) => 2,
     }
-}
-
-fn insufficient(rows: u64, needed: u64, message: String) -> Finding {
-    Finding {
-        check: "insufficient".to_owned(),
-        feature: None,
-        severity: Severity::Info,
-        statistic: "rows".to_owned(),
-        value: rows as f64,
-        threshold: needed as f64,
-        rows,
-        message,
-    }
-}
-
-/// Counts of categories with the rare ones, and those that the reference does
-/// not know, as one; without that one where the reference has nothing in it.
-fn pool(expected: &[u64], seen: &[u64], unseen: u64) -> (Vec<u64>, Vec<u64>) {
-    let total: u64 = expected.iter().sum();
-    let (mut rest, mut rest_seen) = (0, unseen);
-    let (mut pooled, mut pooled_seen) = (Vec::new(), Vec::new());
-    for (&e, &s) in expected.iter().zip(seen) {
-        if e as f64 >= MIN_BIN_SHARE * total as f64 {
-            pooled.push(e);
-            pooled_seen.push(s);
-        } else {
-            rest += e;
-            rest_seen += s;
-        }
-    }
-    if rest as f64 >= MIN_BIN_SHARE * total as f64 {
-        pooled.push(rest);
-        pooled_seen.push(rest_seen);
-    }
-    (pooled, pooled_seen)
-}
-
-/// The population stability index of two histograms over the same bins:
-/// `sum((p - q) * ln(p / q))`, in nats, no share taken below `PSI_FLOOR`.
-pub fn psi(expected: &[u64], seen: &[u64]) -> f64 {
-    let (m, n) = (expected.iter().sum::<u64>() as f64, seen.iter().sum::<u64>() as f64);
-    let share = |count: u64, total: f64| (count as f64 / total).max(PSI_FLOOR);
-    expected
-        .iter()
-        .zip(seen)
-        .map(|(&e, &s)| (share(s, n), share(e, m)))
-        .map(|(p, q)| (p - q) * (p / q).ln())
-        .sum()
 }
 
 struct Checks<'a> {
     config: &'a Config,
+    /// As it came.
+    summary: &'a Summary,
+    /// Without what a privacy filter made of it.
+    exact: &'a Summary,
     /// The false-alarm probability of one test.
     alpha: f64,
-    rows: u64,
 }
 
 impl Checks<'_> {
+    fn count(&self, field: &str) -> u64 {
+        self.exact.counts(field).first().copied().unwrap_or(0)
+    }
+
+    /// What noise on a count does not exceed but with probability `alpha`.
+    fn noise(&self, field: &str) -> f64 {
+        let Some(Field::NoisedCounts(noised)) = self.summary.fields.get(field) else { return 0.0 };
+        let variance = from_fixed_point(i64::try_from(noised.variance).unwrap_or(i64::MAX));
+        normal_upper_quantile(self.alpha) * variance.sqrt()
+    }
+
     fn rate(
         &self,
         check: &str,
         feature: Option<&str>,
-        (count, of): (u64, u64),
+        (field, of): (&str, u64),
         good: f64,
-        message: &str,
+        message: impl FnOnce() -> String,
     ) -> Option<Finding> {
         if of == 0 {
             return None;
         }
-        let noise = (binomial_critical_count(of, good, self.alpha) - 1) as f64 / of as f64;
-        let threshold = noise.max(good + self.config.min_excess_rate);
+        let count = self.count(field);
         let value = count as f64 / of as f64;
+        // Cheaper than a quantile, and nearly always the end of it.
+        if value <= good + self.config.min_excess_rate {
+            return None;
+        }
+        let critical = (binomial_critical_count(of, good, self.alpha) - 1) as f64;
+        let noise = (critical + self.noise(field)) / of as f64;
+        let threshold = noise.max(good + self.config.min_excess_rate);
         (value > threshold).then(|| Finding {
             check: check.to_owned(),
             feature: feature.map(str::to_owned),
             severity: Severity::Alarm,
             statistic: format!(
-                "rate(test=binomial-upper-tail,p={good:.3e},alpha={:.3e})",
-                self.alpha
+                "rate(test=binomial-upper-tail,p={},alpha={},correction=bonferroni)",
+                number(good, 4),
+                number(self.alpha, 3)
             ),
             value,
             threshold,
             rows: of,
-            message: format!("{:.2} % {message}", value * 100.0),
+            message: format!("{} % {}", number(value * 100.0, 3), message()),
         })
     }
 
-    fn types(&self, column: &ColumnReference, counts: &ColumnCounts) -> Option<Finding> {
-        (counts.wrong_type > 0).then(|| Finding {
+    fn types(&self, feature: &Feature, wrong_type: u64) -> Option<Finding> {
+        // A noised count of nought is none.
+        let threshold = self.noise(&feature.field("wrong-type"));
+        (wrong_type as f64 > threshold).then(|| Finding {
             check: "wrong-type".to_owned(),
-            feature: Some(column.name.clone()),
+            feature: Some(feature.name.clone()),
             severity: Severity::Alarm,
             statistic: "rate".to_owned(),
-            value: counts.wrong_type as f64 / self.rows as f64,
-            threshold: 0.0,
-            rows: self.rows,
-            message: format!("{} rows hold another type", counts.wrong_type),
+            value: wrong_type as f64 / self.exact.rows as f64,
+            threshold: threshold / self.exact.rows as f64,
+            rows: self.exact.rows,
+            message: format!("{wrong_type} rows hold another type"),
         })
     }
 
     /// `n` independent rows all hold one value with a probability of at most
     /// `mode_rate^(n - 1)`.
-    fn constant(
-        &self,
-        column: &ColumnReference,
-        level: Level,
-        present: u64,
-        mode_rate: f64,
-    ) -> Option<Finding> {
-        let Level::One(bits) = level else { return None };
+    fn constant(&self, feature: &Feature, present: u64, mode_rate: f64) -> Option<Finding> {
+        let Some(Level::One(bits)) = level(self.exact, feature) else { return None };
         let threshold = 1.0 + (self.alpha.ln() / mode_rate.ln()).floor();
         (mode_rate < 1.0 && present as f64 > threshold).then(|| Finding {
             check: "constant".to_owned(),
-            feature: Some(column.name.clone()),
+            feature: Some(feature.name.clone()),
             severity: Severity::Alarm,
-            statistic: format!("equal-rows(mode-rate={mode_rate:.3e},alpha={:.3e})", self.alpha),
+            statistic: format!(
+                "equal-values(mode-rate={},alpha={},correction=bonferroni)",
+                number(mode_rate, 4),
+                number(self.alpha, 3)
+            ),
             value: present as f64,
             threshold,
             rows: present,
-            message: format!("all {present} values are {}", f64::from_bits(bits)),
+            message: format!("all {present} values are {}", number(f64::from_bits(bits), 4)),
         })
-    }
-
-    /// # Errors
-    /// How many rows are needed when there are too few.
-    fn drift(
-        &self,
-        column: &ColumnReference,
-        expected: &[u64],
-        seen: &[u64],
-    ) -> Result<Option<Finding>, u64> {
-        let (m, n) = (expected.iter().sum::<u64>() as f64, seen.iter().sum::<u64>() as f64);
-        let rarest = expected.iter().copied().min().unwrap_or(0) as f64;
-        if n * rarest < MIN_EXPECTED * m {
-            return Err((MIN_EXPECTED * m / rarest).ceil() as u64);
-        }
-        let noise =
-            chi2_upper_quantile(self.alpha, expected.len() as u64 - 1) * (1.0 / n + 1.0 / m);
-        let value = psi(expected, seen);
-        let threshold = noise.max(self.config.min_psi);
-        Ok((value > threshold).then(|| Finding {
-            check: "drift".to_owned(),
-            feature: Some(column.name.clone()),
-            severity: if value > PSI_ALARM { Severity::Alarm } else { Severity::Warning },
-            statistic: format!(
-                "psi(bins={},floor={PSI_FLOOR:e},log=natural,alpha={:.3e})",
-                expected.len(),
-                self.alpha
-            ),
-            value,
-            threshold,
-            rows: n as u64,
-            message: format!("the distribution moved: PSI {value:.3} over {threshold:.3}"),
-        }))
     }
 }

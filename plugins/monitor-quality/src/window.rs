@@ -1,355 +1,354 @@
-//! What was seen in a window, as integer counts: they merge exactly, in any
-//! order, and two devices that saw the same rows say the same bytes.
+//! What was seen in a window, as integers.
 
+use headland_monitor::{
+    Digest, Field, Level, Reference, Summary, ValuesReference, check_batch, sorted_indices,
+};
 use headland_sdk::monitor::{Batch, ColumnValues};
-use serde::{Deserialize, Serialize};
 
-use crate::reference::{ColumnReference, Reference, ValuesReference, is_missing, len};
+/// The monitor's name in its summaries.
+pub const NAME: &str = "monitor-quality";
 
-/// More rows than a year of microseconds; counts up to here are exact in f64.
+/// Counts up to here are exact in f64.
 const MAX_ROWS: u64 = 1 << 53;
 
-/// A window's counts. Its canonical form is the JSON of this struct without
-/// white space.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+/// A feature of the reference, ready to be counted.
+pub struct Feature {
+    /// The column.
+    pub name: String,
+    /// What its values are held against.
+    pub kind: Kind,
+}
+
+/// What a feature's values are held against.
+pub enum Kind {
+    /// Numbers from the first to the second.
+    Numeric(f64, f64),
+    /// Categories, in the order of their bytes.
+    Categorical(Vec<String>),
+}
+
+impl Feature {
+    /// The features of a reference.
+    pub fn all(reference: &Reference) -> Vec<Self> {
+        let feature = |column: &headland_monitor::ColumnReference| Self {
+            name: column.name.clone(),
+            kind: match &column.values {
+                ValuesReference::Numeric(numeric) => Kind::Numeric(numeric.min, numeric.max),
+                ValuesReference::Categorical(categorical) => {
+                    let names = &categorical.categories;
+                    let order = sorted_indices(names.len(), &|a, b| names[a].cmp(&names[b]));
+                    Kind::Categorical(order.into_iter().map(|i| names[i].clone()).collect())
+                }
+            },
+        };
+        reference.columns.iter().map(feature).collect()
+    }
+
+    /// Whether a column has the type that its reference has.
+    pub fn is_of_type(&self, values: &ColumnValues) -> bool {
+        matches!(
+            (&self.kind, values),
+            (Kind::Numeric(..), ColumnValues::Numeric(_))
+                | (Kind::Categorical(_), ColumnValues::Categorical(_))
+        )
+    }
+
+    /// The name of one of the feature's fields in a summary.
+    pub fn field(&self, what: &str) -> String {
+        format!("{}/{what}", self.name)
+    }
+
+    /// The name of the field of values that the reference does not allow.
+    pub fn beyond(&self) -> &'static str {
+        match self.kind {
+            Kind::Numeric(..) => "out-of-range",
+            Kind::Categorical(_) => "unseen",
+        }
+    }
+}
+
+/// A window's counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
-    /// The format's version, 1.
-    version: u32,
-    /// SHA-256 of the reference that the counts are of, in hex.
-    reference: String,
-    /// Rows seen.
-    pub rows: u64,
-    /// Rows with a missing value.
-    pub incomplete: u64,
-    /// When the first row was captured, in nanoseconds since the Unix epoch.
-    first_captured_at_ns: Option<u64>,
-    /// When the last row was captured.
-    last_captured_at_ns: Option<u64>,
-    /// The columns, in the reference's order.
-    pub columns: Vec<ColumnCounts>,
+    rows: u64,
+    incomplete: u64,
+    repeats: u64,
+    columns: Vec<Counts>,
+    /// What the row before the next one held; of no window, so that a repeat
+    /// is seen wherever a window ends.
+    last: Option<u64>,
 }
 
 /// The counts of one column.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct ColumnCounts {
-    /// The feature's name.
-    name: String,
-    /// Rows without a value, or without the column.
-    pub missing: u64,
-    /// Rows whose batch had the column in another type.
-    pub wrong_type: u64,
-    /// The rest.
-    pub values: ValueCounts,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Counts {
+    missing: u64,
+    wrong_type: u64,
+    beyond: u64,
+    level: Level,
 }
 
-/// The counts of values of the right type.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    tag = "type",
-    rename_all = "kebab-case",
-    rename_all_fields = "kebab-case",
-    deny_unknown_fields
-)]
-pub enum ValueCounts {
-    /// Of numbers.
-    Numeric {
-        /// Values seen.
-        present: u64,
-        /// Values outside the reference's range.
-        out_of_range: u64,
-        /// Values in each of the reference's bins; empty without bins.
-        bins: Vec<u64>,
-        /// Whether all values are one.
-        level: Level,
-    },
-    /// Of categories.
-    Categorical {
-        /// Values of each of the reference's categories.
-        counts: Vec<u64>,
-        /// Values of any other.
-        unseen: u64,
-    },
-}
-
-/// Whether all values of a column are one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Level {
-    /// No value yet.
-    None,
-    /// All are the f64 of these bits.
-    One(u64),
-    /// They differ.
-    Many,
-}
-
-impl Level {
-    fn merge(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::None, level) | (level, Self::None) => level,
-            (Self::One(a), Self::One(b)) if a == b => self,
-            _ => Self::Many,
-        }
-    }
-}
-
-impl ValueCounts {
-    /// How many values of the right type were seen; absent on overflow.
-    pub fn present(&self) -> Option<u64> {
-        match self {
-            Self::Numeric { present, .. } => Some(*present),
-            Self::Categorical { counts, unseen } => {
-                counts.iter().try_fold(*unseen, |sum, &c| sum.checked_add(c))
-            }
-        }
-    }
-}
+const NOTHING: Counts = Counts { missing: 0, wrong_type: 0, beyond: 0, level: Level::None };
 
 impl Window {
     /// Nothing seen yet.
-    pub fn empty(reference: &Reference, digest: &str) -> Self {
-        let columns = reference.columns.iter().map(|c| ColumnCounts {
-            name: c.name.clone(),
-            missing: 0,
-            wrong_type: 0,
-            values: match &c.values {
-                ValuesReference::Numeric { bins, .. } => ValueCounts::Numeric {
-                    present: 0,
-                    out_of_range: 0,
-                    bins: vec![0; bins.as_ref().map_or(0, |b| b.counts.len())],
-                    level: Level::None,
-                },
-                ValuesReference::Categorical { categories, .. } => {
-                    ValueCounts::Categorical { counts: vec![0; categories.len()], unseen: 0 }
-                }
-            },
-        });
+    pub fn empty(features: &[Feature]) -> Self {
         Self {
-            version: 1,
-            reference: digest.to_owned(),
             rows: 0,
             incomplete: 0,
-            first_captured_at_ns: None,
-            last_captured_at_ns: None,
-            columns: columns.collect(),
+            repeats: 0,
+            columns: vec![NOTHING; features.len()],
+            last: None,
         }
     }
 
-    /// The canonical bytes.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        // A struct of strings, integers and lists always serialises.
-        serde_json::to_vec(self).unwrap_or_default()
-    }
-
-    /// Read a window and check that its counts agree with each other.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let window: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-        if window.version != 1 {
-            return Err(format!("version is {}, known is 1", window.version));
-        }
-        if window.rows > MAX_ROWS {
-            return Err(format!("{} rows are more than {MAX_ROWS}", window.rows));
-        }
-        if window.incomplete > window.rows {
-            return Err("more rows are incomplete than there are".to_owned());
-        }
-        let sum = |counts: &[u64]| counts.iter().try_fold(0u64, |s, &c| s.checked_add(c));
-        for column in &window.columns {
-            let agree = match &column.values {
-                ValueCounts::Numeric { present, out_of_range, bins, level } => {
-                    out_of_range <= present
-                        && (bins.is_empty() || sum(bins) == Some(*present))
-                        && (*level == Level::None) == (*present == 0)
-                }
-                ValueCounts::Categorical { .. } => true,
-            };
-            let total =
-                column.values.present().and_then(|p| sum(&[p, column.missing, column.wrong_type]));
-            if !agree || total != Some(window.rows) {
-                return Err(format!("the counts of column `{}` do not add up", column.name));
-            }
-        }
-        Ok(window)
-    }
-
-    /// Whether the counts are of this reference.
-    ///
-    /// # Errors
-    /// That they are not.
-    pub fn is_of(&self, reference: &Reference, digest: &str) -> Result<(), String> {
-        if self.reference != digest {
-            return Err(format!("is of reference {}, not {digest}", self.reference));
-        }
-        if !same_form(self, &Self::empty(reference, digest)) {
-            return Err("its columns are not those of its reference".to_owned());
-        }
-        Ok(())
+    /// Begin the next window; gives the one that ended.
+    pub fn close(&mut self) -> Self {
+        let next = Self {
+            last: self.last,
+            columns: vec![NOTHING; self.columns.len()],
+            ..Self::empty(&[])
+        };
+        std::mem::replace(self, next)
     }
 
     /// Count a batch.
     ///
     /// # Errors
-    /// What is wrong with it: columns of another length than the ids, or a
-    /// name that is there twice. Nothing is counted then.
-    pub fn count(&mut self, reference: &Reference, batch: &Batch) -> Result<(), String> {
+    /// What is wrong with it; nothing is counted then.
+    pub fn count(&mut self, features: &[Feature], batch: &Batch) -> Result<(), String> {
+        let columns = batch.columns.iter().map(|c| match &c.values {
+            ColumnValues::Numeric(values) => (c.name.as_str(), values.len()),
+            ColumnValues::Categorical(values) => (c.name.as_str(), values.len()),
+        });
         let rows = batch.frame_ids.len();
-        if batch.captured_at_ns.len() != rows {
-            let times = batch.captured_at_ns.len();
-            return Err(format!("{rows} frame ids have {times} times of capture"));
+        check_batch(rows, batch.captured_at_ns.len(), columns).map_err(|e| e.to_string())?;
+        let total = self.rows.saturating_add(rows as u64);
+        if total > MAX_ROWS {
+            return Err("the number of rows overflows".to_owned());
         }
-        for (i, column) in batch.columns.iter().enumerate() {
-            if len(&column.values) != rows {
-                let n = len(&column.values);
-                return Err(format!("column `{}` has {n} rows, the batch {rows}", column.name));
+        self.rows = total;
+        let mut marks = Rows { missing: vec![false; rows], fingerprints: vec![START; rows] };
+        for (i, (feature, counts)) in features.iter().zip(&mut self.columns).enumerate() {
+            let values = column(batch, i, &feature.name);
+            match (&feature.kind, values) {
+                (Kind::Numeric(min, max), Some(ColumnValues::Numeric(values))) => {
+                    counts.numbers(values, *min, *max, &mut marks);
+                }
+                (Kind::Categorical(categories), Some(ColumnValues::Categorical(values))) => {
+                    counts.categories(values, categories, &mut marks);
+                }
+                (_, values) => {
+                    let count =
+                        if values.is_some() { &mut counts.wrong_type } else { &mut counts.missing };
+                    *count += rows as u64;
+                    marks.missing.fill(true);
+                }
             }
-            if batch.columns[..i].iter().any(|c| c.name == column.name) {
-                return Err(format!("column `{}` is there twice", column.name));
-            }
         }
-        let given: Vec<Option<&ColumnValues>> = reference
-            .columns
-            .iter()
-            .map(|r| batch.columns.iter().find(|c| c.name == r.name).map(|c| &c.values))
-            .collect();
-        for ((counts, column), values) in
-            self.columns.iter_mut().zip(&reference.columns).zip(&given)
-        {
-            counts.count(column, *values, rows as u64);
+        self.incomplete += marks.missing.iter().filter(|missing| **missing).count() as u64;
+        for fingerprint in marks.fingerprints {
+            self.repeats += u64::from(self.last == Some(fingerprint));
+            self.last = Some(fingerprint);
         }
-        let incomplete = |&i: &usize| {
-            given.iter().zip(&reference.columns).any(|(values, column)| {
-                values.is_none_or(|v| !is_of_type(v, column) || is_missing(v, i))
-            })
-        };
-        self.incomplete += (0..rows).filter(incomplete).count() as u64;
-        self.rows += rows as u64;
-        let times = batch.captured_at_ns.iter().copied();
-        self.first_captured_at_ns = earliest(self.first_captured_at_ns, times.clone().min());
-        self.last_captured_at_ns = self.last_captured_at_ns.max(times.max());
         Ok(())
     }
 
-    /// What two windows say together. Commutative, associative and exact.
+    /// The window as a summary: every field, also those of nothing, so that
+    /// equal streams give equal bytes however they are split.
+    pub fn to_summary(&self, features: &[Feature], reference: Digest) -> Summary {
+        let mut summary = Summary::empty(NAME, reference);
+        summary.rows = self.rows;
+        let mut count = |name: String, count: u64| {
+            summary.fields.insert(name, Field::Counts(vec![count]));
+        };
+        count("incomplete".to_owned(), self.incomplete);
+        count("repeats".to_owned(), self.repeats);
+        for (feature, counts) in features.iter().zip(&self.columns) {
+            count(feature.field("missing"), counts.missing);
+            count(feature.field("wrong-type"), counts.wrong_type);
+            count(feature.field(feature.beyond()), counts.beyond);
+        }
+        for (feature, counts) in features.iter().zip(&self.columns) {
+            if let Kind::Numeric(..) = feature.kind {
+                summary.fields.insert(feature.field("level"), Field::Level(counts.level));
+            }
+        }
+        summary
+    }
+
+    /// The window that a summary was made from.
     ///
     /// # Errors
-    /// When they are not of one reference, or a count overflows.
-    pub fn merge(mut self, other: &Self) -> Result<Self, String> {
-        if self.reference != other.reference || !same_form(&self, other) {
-            return Err(format!(
-                "a summary of reference {} and one of {} do not merge",
-                self.reference, other.reference
-            ));
+    /// That it is none, or lacks a field.
+    fn from_summary(
+        features: &[Feature],
+        reference: Digest,
+        summary: &Summary,
+    ) -> Result<Self, String> {
+        check_summary(features, reference, summary)?;
+        let count = |name: String| summary.counts(&name).first().copied().unwrap_or(0);
+        let columns = features.iter().map(|feature| Counts {
+            missing: count(feature.field("missing")),
+            wrong_type: count(feature.field("wrong-type")),
+            beyond: count(feature.field(feature.beyond())),
+            level: level(summary, feature).unwrap_or(Level::None),
+        });
+        let window = Self {
+            rows: summary.rows,
+            incomplete: count("incomplete".to_owned()),
+            repeats: count("repeats".to_owned()),
+            columns: columns.collect(),
+            last: None,
+        };
+        if window.to_summary(features, reference) != *summary {
+            return Err("it lacks some of its fields".to_owned());
         }
-        fn add(a: &mut u64, b: u64) -> Result<(), String> {
-            *a = a.checked_add(b).ok_or("a count overflows")?;
-            Ok(())
+        let add_up = window.columns.iter().zip(features).all(|(counts, feature)| {
+            let present = counts
+                .missing
+                .checked_add(counts.wrong_type)
+                .and_then(|gone| window.rows.checked_sub(gone));
+            let has_level = counts.level != Level::None;
+            present.is_some_and(|present| {
+                counts.beyond <= present
+                    && (matches!(feature.kind, Kind::Categorical(_)) || has_level == (present > 0))
+            })
+        });
+        if !add_up || window.incomplete > window.rows || window.repeats > window.rows {
+            return Err("its counts do not add up".to_owned());
         }
-        fn add_all(a: &mut [u64], b: &[u64]) -> Result<(), String> {
-            a.iter_mut().zip(b).try_for_each(|(a, b)| add(a, *b))
-        }
-        add(&mut self.rows, other.rows)?;
-        if self.rows > MAX_ROWS {
-            return Err(format!("{} rows are more than {MAX_ROWS}", self.rows));
-        }
-        add(&mut self.incomplete, other.incomplete)?;
-        self.first_captured_at_ns = earliest(self.first_captured_at_ns, other.first_captured_at_ns);
-        self.last_captured_at_ns = self.last_captured_at_ns.max(other.last_captured_at_ns);
-        for (a, b) in self.columns.iter_mut().zip(&other.columns) {
-            add(&mut a.missing, b.missing)?;
-            add(&mut a.wrong_type, b.wrong_type)?;
-            match (&mut a.values, &b.values) {
-                (
-                    ValueCounts::Numeric { present, out_of_range, bins, level },
-                    ValueCounts::Numeric { present: p, out_of_range: o, bins: c, level: l },
-                ) => {
-                    add(present, *p)?;
-                    add(out_of_range, *o)?;
-                    add_all(bins, c)?;
-                    *level = level.merge(*l);
-                }
-                (
-                    ValueCounts::Categorical { counts, unseen },
-                    ValueCounts::Categorical { counts: c, unseen: u },
-                ) => {
-                    add_all(counts, c)?;
-                    add(unseen, *u)?;
-                }
-                _ => return Err(format!("column `{}` has two types", a.name)),
-            }
-        }
-        Ok(self)
+        Ok(window)
+    }
+
+    /// The state: what the last row held, as a byte that says whether there is
+    /// one and eight of a hash, then the summary so far.
+    pub fn to_checkpoint(&self, features: &[Feature], reference: Digest) -> Vec<u8> {
+        let mut bytes = vec![u8::from(self.last.is_some())];
+        bytes.extend(self.last.unwrap_or(0).to_le_bytes());
+        bytes.extend(self.to_summary(features, reference).to_bytes());
+        bytes
+    }
+
+    /// The state that a checkpoint holds.
+    ///
+    /// # Errors
+    /// That it is none of this reference.
+    pub fn from_checkpoint(
+        features: &[Feature],
+        reference: Digest,
+        bytes: &[u8],
+    ) -> Result<Self, String> {
+        let (has_last, rest) = bytes.split_first().ok_or("it is empty")?;
+        let (last, summary) = rest.split_first_chunk::<8>().ok_or("it is cut off")?;
+        let last = match (has_last, u64::from_le_bytes(*last)) {
+            (0, 0) => None,
+            (1, last) => Some(last),
+            _ => return Err("it does not begin with a row".to_owned()),
+        };
+        let summary = Summary::parse(summary).map_err(|e| e.to_string())?;
+        Ok(Self { last, ..Self::from_summary(features, reference, &summary)? })
     }
 }
 
-impl ColumnCounts {
-    fn count(&mut self, reference: &ColumnReference, values: Option<&ColumnValues>, rows: u64) {
-        match (&mut self.values, &reference.values, values) {
-            (_, _, None) => self.missing += rows,
-            (
-                ValueCounts::Numeric { present, out_of_range, bins: counts, level },
-                ValuesReference::Numeric { min, max, bins, .. },
-                Some(ColumnValues::Numeric(values)),
-            ) => {
-                for &x in values {
-                    if x.is_nan() {
-                        self.missing += 1;
-                        continue;
-                    }
-                    *present += 1;
-                    *out_of_range += u64::from(!(*min..=*max).contains(&x));
-                    if let Some(bins) = bins {
-                        counts[bins.index(x)] += 1;
-                    }
-                    // Adding 0 makes -0 and 0 one value.
-                    *level = level.merge(Level::One((x + 0.0).to_bits()));
-                }
+/// Whether a summary is of this reference, with no field of another name or
+/// form. It may lack fields: a privacy filter takes some away.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_summary(
+    features: &[Feature],
+    reference: Digest,
+    summary: &Summary,
+) -> Result<(), String> {
+    if summary.by != NAME {
+        return Err(format!("it is of `{}`", summary.by));
+    }
+    summary.is_of(reference).map_err(|e| e.to_string())?;
+    let form = Window::empty(features).to_summary(features, reference);
+    for (name, field) in &summary.fields {
+        let fits = match (form.fields.get(name), field) {
+            (Some(Field::Counts(_)), Field::Counts(counts)) => counts.len() == 1,
+            (Some(Field::Level(_)), Field::Level(_)) => true,
+            _ => false,
+        };
+        if !fits {
+            return Err(format!("its field `{name}` is not of this reference"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a feature has stopped varying; nothing where the summary does not
+/// say.
+pub fn level(summary: &Summary, feature: &Feature) -> Option<Level> {
+    match summary.fields.get(&feature.field("level")) {
+        Some(Field::Level(level)) => Some(*level),
+        _ => None,
+    }
+}
+
+/// What is gathered about the rows of a batch, column by column.
+struct Rows {
+    missing: Vec<bool>,
+    fingerprints: Vec<u64>,
+}
+
+/// The fingerprint of a row without columns: FNV's offset basis.
+const START: u64 = 0xcbf2_9ce4_8422_2325;
+
+impl Rows {
+    fn see(&mut self, row: usize, value: u64) {
+        let fingerprint = &mut self.fingerprints[row];
+        // One round of SplitMix64's finaliser a value: equal rows have equal
+        // fingerprints, others differ but once in 2^64.
+        let mut z = (*fingerprint ^ value).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z ^= z >> 29;
+        *fingerprint = z.wrapping_add(START).rotate_left(23);
+    }
+
+    fn miss(&mut self, row: usize) {
+        self.missing[row] = true;
+        // The bits of a number that no value has: -0 is counted as 0.
+        self.see(row, (-0.0f64).to_bits());
+    }
+}
+
+impl Counts {
+    fn numbers(&mut self, values: &[f64], min: f64, max: f64, rows: &mut Rows) {
+        for (row, &x) in values.iter().enumerate() {
+            if x.is_nan() {
+                self.missing += 1;
+                rows.miss(row);
+                continue;
             }
-            (
-                ValueCounts::Categorical { counts, unseen },
-                ValuesReference::Categorical { categories, .. },
-                Some(ColumnValues::Categorical(values)),
-            ) => {
-                for value in values {
-                    match value.as_ref().map(|v| categories.iter().position(|c| c == v)) {
-                        None => self.missing += 1,
-                        Some(None) => *unseen += 1,
-                        Some(Some(i)) => counts[i] += 1,
-                    }
-                }
+            self.beyond += u64::from(!(min..=max).contains(&x));
+            if self.level != Level::Many {
+                self.level = self.level.join(Level::of(x));
             }
-            (_, _, Some(_)) => self.wrong_type += rows,
+            rows.see(row, (x + 0.0).to_bits());
+        }
+    }
+
+    fn categories(&mut self, values: &[Option<String>], known: &[String], rows: &mut Rows) {
+        for (row, value) in values.iter().enumerate() {
+            let Some(value) = value else {
+                self.missing += 1;
+                rows.miss(row);
+                continue;
+            };
+            self.beyond += u64::from(known.binary_search(value).is_err());
+            // FNV-1a.
+            let hash = value
+                .bytes()
+                .fold(START, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+            rows.see(row, hash);
         }
     }
 }
 
-/// Whether a column has the type that its reference has.
-pub fn is_of_type(values: &ColumnValues, reference: &ColumnReference) -> bool {
-    matches!(
-        (values, &reference.values),
-        (ColumnValues::Numeric(_), ValuesReference::Numeric { .. })
-            | (ColumnValues::Categorical(_), ValuesReference::Categorical { .. })
-    )
-}
-
-/// Whether two windows have the same columns of the same types and bins.
-fn same_form(a: &Window, b: &Window) -> bool {
-    let bins = |v: &ValueCounts| match v {
-        ValueCounts::Numeric { bins, .. } => (0, bins.len()),
-        ValueCounts::Categorical { counts, .. } => (1, counts.len()),
-    };
-    a.columns.len() == b.columns.len()
-        && a.columns
-            .iter()
-            .zip(&b.columns)
-            .all(|(a, b)| a.name == b.name && bins(&a.values) == bins(&b.values))
-}
-
-/// The earlier of two times, where there are any.
-fn earliest(a: Option<u64>, b: Option<u64>) -> Option<u64> {
-    a.into_iter().chain(b).min()
+/// The column of that name, which is most likely at that place.
+pub fn column<'a>(batch: &'a Batch, place: usize, name: &str) -> Option<&'a ColumnValues> {
+    let there = batch.columns.get(place).filter(|c| c.name == name);
+    there.or_else(|| batch.columns.iter().find(|c| c.name == name)).map(|c| &c.values)
 }
