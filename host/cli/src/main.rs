@@ -3,15 +3,19 @@
 mod bench;
 mod devices;
 mod draw;
+mod explain;
 mod host;
 mod keygen;
+mod monitor;
 mod npy;
 mod onnx;
 mod output;
 mod package;
 mod plugin;
+mod records;
 mod run;
 mod source;
+mod table;
 mod trust;
 
 use std::{
@@ -58,8 +62,13 @@ enum Command {
     Package(package::PackageCommand),
     /// Verify a package and run its pipeline over files
     Run(run::Run),
+    /// Say why a package's pipeline predicts what it predicts
+    Explain(explain::Explain),
     /// Measure a package's pipeline: latency, copies, start-up
     Bench(bench::Bench),
+    /// Learn references, replay recorded data, merge what a fleet saw
+    #[command(subcommand)]
+    Monitor(monitor::MonitorCommand),
     /// Start and build components
     #[command(subcommand)]
     Plugin(plugin::Plugin),
@@ -89,7 +98,9 @@ fn main() -> ExitCode {
         Command::Trust(c) => trust::run(&c, out),
         Command::Package(c) => package::run(&c, out),
         Command::Run(c) => run::run(&c, out),
+        Command::Explain(c) => explain::run(&c, out),
         Command::Bench(c) => bench::run(&c, out),
+        Command::Monitor(c) => monitor::run(&c, out),
         Command::Plugin(c) => plugin::run(&c, out),
         Command::Onnx(c) => onnx::run(c, out),
         Command::Devices => devices::run(out),

@@ -185,10 +185,14 @@ fn check(layout: &Layout, host: &HostPolicy, out: Output) -> anyhow::Result<()> 
     let engine = engine_of_user(engine_options(host, out), out)?;
     let deployment = Arc::new(engine.load(&verified, host).context("the package would not run")?);
     deployment.start().context("the package would not start")?;
+    for id in deployment.explainers() {
+        deployment.explainer(id).context("the package would not explain")?;
+    }
     Ok(())
 }
 
-/// Entries that no stage or monitor names: they would be shipped for nothing.
+/// Entries that no stage, monitor or explainer names: they would be shipped for
+/// nothing.
 fn unused_entries(package: &headland_package::Package) -> anyhow::Result<Vec<String>> {
     let graph =
         Graph::new(PipelineSpec::from_toml(package.pipeline_toml()).context("pipeline.toml")?)
@@ -207,6 +211,10 @@ fn unused_entries(package: &headland_package::Package) -> anyhow::Result<Vec<Str
     for monitor in &graph.spec().monitor {
         used.push(&monitor.component);
         used.extend(monitor.reference.as_deref());
+    }
+    for explainer in &graph.spec().explainer {
+        used.push(&explainer.component);
+        used.extend(explainer.models.iter().map(String::as_str));
     }
     let needs_use = |r: Role| matches!(r, Role::Component | Role::Model | Role::Reference);
     let entries = package.entries().iter();
@@ -342,6 +350,16 @@ fn inspect(package: &Path, card: bool, out: Output) -> anyhow::Result<()> {
             m.id.clone(),
             format!("{} (monitor)", m.component),
             m.taps.iter().map(|t| t.from.as_str()).collect::<Vec<_>>().join(", "),
+            format!("{} ms", limits.time_ms),
+            output::bytes(limits.memory_bytes),
+        ]);
+    }
+    for e in &pipeline.explainer {
+        let limits = e.limits(ceiling);
+        rows.push(vec![
+            e.id.clone(),
+            format!("{} (explainer)", e.component),
+            e.of.clone(),
             format!("{} ms", limits.time_ms),
             output::bytes(limits.memory_bytes),
         ]);

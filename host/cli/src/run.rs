@@ -13,13 +13,14 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::Args;
 use headland_engine::{Copies, Deployment, Engine, Finding, FrameReport, MonitorReport, Runner};
 use headland_package::{HostPolicy, Package, TrustPolicy, Verified};
-use headland_pipeline::{StageOutput, Stats};
+use headland_pipeline::{Cell, StageOutput, Stats};
 use headland_tensor::Prediction;
 use serde::Serialize;
 
 use crate::{
     host::{HostOptions, open_verified, read_policy},
     output::{Output, Percentiles, Samples, duration, inline},
+    records::{RecordOptions, Records},
     source::{self, SourceFrame, SourceOptions},
 };
 
@@ -38,6 +39,9 @@ pub struct Run {
 
     #[command(flatten)]
     source: SourceOptions,
+
+    #[command(flatten)]
+    records: RecordOptions,
 
     /// Print the summary and the findings, not every frame
     #[arg(long)]
@@ -105,6 +109,8 @@ pub struct Summary {
     pub latency: Percentiles,
     /// The same, stage by stage.
     pub stages: Vec<(String, Percentiles)>,
+    /// Time of all stages over all frames, in nanoseconds.
+    pub stages_ns: u64,
     /// Copies of tensor data over all frames.
     pub copies: Copies,
     /// Copies a completed frame.
@@ -131,6 +137,7 @@ pub struct Tally {
     correct: usize,
     latency: Samples,
     stages: Vec<(String, Samples)>,
+    stages_ns: u64,
     copies: Copies,
     findings: Vec<Finding>,
 }
@@ -152,6 +159,7 @@ impl Tally {
             Err(reason) => *self.dropped.entry(reason.code()).or_default() += 1,
         }
         for stage in &report.stages {
+            self.stages_ns += stage.duration_ns;
             match self.stages.iter_mut().find(|(id, _)| *id == stage.stage) {
                 Some((_, samples)) => samples.push(stage.duration_ns),
                 None => {
@@ -191,6 +199,7 @@ impl Tally {
                 .into_iter()
                 .map(|(id, samples)| (id, samples.percentiles()))
                 .collect(),
+            stages_ns: self.stages_ns,
             copies_per_frame: per_frame(self.copies.total().count),
             copies: self.copies,
             findings: self.findings,
@@ -215,6 +224,49 @@ pub fn run(command: &Run, out: Output) -> anyhow::Result<ExitCode> {
     let deployment = Arc::new(load(&engine, &verified, policy.host())?);
     let mut runner = deployment.start().context("the pipeline does not start")?;
     spinner.finish_and_clear();
+    tell_package(out, &verified)?;
+
+    let mut records = command.records.open(&deployment, policy.host())?;
+    let bar = out.progress("frames", frames.len() as u64);
+    let mut tally = Tally::default();
+    for frame in &frames {
+        let report = runner.run(frame.inputs.clone(), frame.media_type, captured_now_ns());
+        if let Some(label) = &frame.label {
+            runner.label(report.frame.id, &label_columns(label));
+        }
+        if !command.summary {
+            bar.suspend(|| tell_frame(out, frame, &report))?;
+        }
+        tally.frame(&report, frame.label.as_deref());
+        if runner.backlog_rows() > MAX_BACKLOG_ROWS {
+            runner.settle();
+        }
+        bar.suspend(|| tell_reports(out, &mut runner, &mut tally, &mut records))?;
+        bar.inc(1);
+    }
+    runner.close_windows();
+    bar.finish_and_clear();
+    tell_reports(out, &mut runner, &mut tally, &mut records)?;
+    let summary = tally.summary(&runner, engine.is_pooled());
+    out.json(&Line::Summary(&summary))?;
+    out.line(describe(&summary))?;
+    if summary.completed == 0 {
+        bail!("no frame came through; the reasons are above");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A frame's true label as columns for the monitors that wait for it: `label`,
+/// a category, and `label-value`, a number where it reads as one.
+pub fn label_columns(label: &str) -> Vec<(String, Cell)> {
+    let value = label.parse().ok().filter(|x: &f64| x.is_finite());
+    let value = value.map(|x| ("label-value".to_owned(), Cell::Numeric(x)));
+    let label = ("label".to_owned(), Cell::Categorical(label.to_owned()));
+    [label].into_iter().chain(value).collect()
+}
+
+/// Say which package runs, and who signed it.
+pub fn tell_package(out: Output, verified: &Verified<Package>) -> anyhow::Result<()> {
     let info = verified.info();
     out.json(&Line::Package {
         name: &info.name,
@@ -228,32 +280,7 @@ pub fn run(command: &Run, out: Output) -> anyhow::Result<ExitCode> {
         inline(&info.version),
         verified.digest(),
         verified.signers().len()
-    ))?;
-
-    let bar = out.progress("frames", frames.len() as u64);
-    let mut tally = Tally::default();
-    for frame in &frames {
-        let report = runner.run(frame.inputs.clone(), frame.media_type, captured_now_ns());
-        if !command.summary {
-            bar.suspend(|| tell_frame(out, frame, &report))?;
-        }
-        tally.frame(&report, frame.label.as_deref());
-        if runner.backlog_rows() > MAX_BACKLOG_ROWS {
-            runner.settle();
-        }
-        bar.suspend(|| tell_reports(out, &mut runner, &mut tally))?;
-        bar.inc(1);
-    }
-    runner.close_windows();
-    bar.finish_and_clear();
-    tell_reports(out, &mut runner, &mut tally)?;
-    let summary = tally.summary(&runner, engine.is_pooled());
-    out.json(&Line::Summary(&summary))?;
-    out.line(describe(&summary))?;
-    if summary.completed == 0 {
-        bail!("no frame came through; the reasons are above");
-    }
-    Ok(ExitCode::SUCCESS)
+    ))
 }
 
 /// Load a verified package, saying which one failed.
@@ -267,7 +294,8 @@ pub fn load(
         .with_context(|| format!("package {} cannot be run here", verified.info().name))
 }
 
-fn captured_now_ns() -> u64 {
+/// Now, as a source that captures a frame now says it.
+pub fn captured_now_ns() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -279,7 +307,7 @@ fn tell_frame(out: Output, frame: &SourceFrame, report: &FrameReport) -> anyhow:
             prediction = Some(p);
             describe_prediction(p)
         }
-        Ok(StageOutput::Tensors(t)) => {
+        Ok(output @ StageOutput::Tensors(t)) => {
             let shown: BTreeMap<&str, TensorLine> = t
                 .iter()
                 .map(|(name, t)| {
@@ -290,9 +318,8 @@ fn tell_frame(out: Output, frame: &SourceFrame, report: &FrameReport) -> anyhow:
                     (name.as_str(), line)
                 })
                 .collect();
-            let text: Vec<String> = t.iter().map(|(name, t)| format!("{name} {t:?}")).collect();
             tensors = Some(shown);
-            text.join(", ")
+            describe_output(output)
         }
         Err(reason) => {
             dropped = Some(Dropped { code: reason.code(), reason: reason.to_string() });
@@ -320,6 +347,16 @@ fn tell_frame(out: Output, frame: &SourceFrame, report: &FrameReport) -> anyhow:
     })
 }
 
+/// What a pipeline says, for people.
+pub fn describe_output(output: &StageOutput) -> String {
+    match output {
+        StageOutput::Prediction(p) => describe_prediction(p),
+        StageOutput::Tensors(t) => {
+            t.iter().map(|(name, t)| format!("{name} {t:?}")).collect::<Vec<_>>().join(", ")
+        }
+    }
+}
+
 fn describe_prediction(p: &Prediction) -> String {
     let mut parts = Vec::new();
     if let Some(best) = p.classes.first() {
@@ -338,9 +375,17 @@ fn describe_prediction(p: &Prediction) -> String {
     if parts.is_empty() { "nothing".to_owned() } else { parts.join("  ") }
 }
 
-fn tell_reports(out: Output, runner: &mut Runner, tally: &mut Tally) -> anyhow::Result<()> {
+fn tell_reports(
+    out: Output,
+    runner: &mut Runner,
+    tally: &mut Tally,
+    records: &mut Option<Records>,
+) -> anyhow::Result<()> {
     for report in runner.take_reports() {
         tally.report(&report);
+        if let Some(records) = records {
+            records.write(&report, out)?;
+        }
         match &report {
             MonitorReport::Early { finding } => out.line(describe_finding(finding))?,
             MonitorReport::Window { monitor, rows, frames, findings, .. } => {
@@ -367,7 +412,7 @@ fn tell_reports(out: Output, runner: &mut Runner, tally: &mut Tally) -> anyhow::
 
 /// A report as JSON, its summary in base64: a summary is bytes, which JSON
 /// would hold as a list of numbers.
-fn report_json(report: &MonitorReport) -> anyhow::Result<serde_json::Value> {
+pub fn report_json(report: &MonitorReport) -> anyhow::Result<serde_json::Value> {
     let mut value = serde_json::to_value(report)?;
     if let (MonitorReport::Window { summary, .. }, Some(object)) = (report, value.as_object_mut()) {
         object.insert("summary".to_owned(), BASE64_STANDARD.encode(summary).into());
@@ -375,7 +420,8 @@ fn report_json(report: &MonitorReport) -> anyhow::Result<serde_json::Value> {
     Ok(value)
 }
 
-fn describe_finding(f: &Finding) -> String {
+/// A finding for people, on one line.
+pub fn describe_finding(f: &Finding) -> String {
     let what = match &f.feature {
         Some(feature) => format!("{} of {feature}", f.check),
         None => f.check.clone(),
@@ -438,8 +484,12 @@ fn describe(s: &Summary) -> String {
     );
     for m in &s.monitors {
         text += &format!(
-            "\nmonitor {}: {} rows seen, {} dropped",
-            m.monitor, m.rows_seen, m.rows_dropped
+            "\nmonitor {}: {} rows seen, {} dropped, {} sampled out, {} a row",
+            m.monitor,
+            m.rows_seen,
+            m.rows_dropped,
+            m.rows_sampled_out,
+            duration(m.busy_ns.checked_div(m.rows_seen).unwrap_or(0))
         );
     }
     for m in &s.stats.monitors {
@@ -539,6 +589,7 @@ mod tests {
             latency: Samples::default().percentiles(),
             stages: Vec::new(),
             copies: Copies::default(),
+            stages_ns: 0,
             copies_per_frame: 0.0,
             findings: Vec::new(),
             stats: Stats {
@@ -570,6 +621,7 @@ mod tests {
             monitor: "quality".to_owned(),
             rows: 1,
             frames: (0, 0),
+            captured_at_ns: (0, 0),
             summary: vec![0, 255],
             findings: Vec::new(),
         };

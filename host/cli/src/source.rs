@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use headland_tensor::{NamedTensors, Shape, Tensor};
 use serde_json::{Map, Value};
 
-use crate::npy;
+use crate::{npy, table};
 
 /// The longest input file, in bytes.
 const MAX_INPUT_BYTES: u64 = 256 << 20;
@@ -31,11 +31,12 @@ pub struct SourceFrame {
 /// How files are turned into frames.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct SourceOptions {
-    /// Input: an image, WAV, .npy, .csv or .jsonl file, or a folder of them
+    /// Input: an image, WAV, .npy, .csv, .jsonl or .parquet file, or a folder of them
     #[arg(long = "input", required = true, num_args = 1.., value_name = "FILE")]
     pub inputs: Vec<PathBuf>,
 
-    /// Column (.csv, .jsonl) that holds the true label; kept from the pipeline
+    /// Column (.csv, .jsonl, .parquet) that holds the true label; kept from the
+    /// pipeline, given to the monitors that wait for labels
     #[arg(long, value_name = "COLUMN")]
     pub label_column: Option<String>,
 
@@ -72,7 +73,7 @@ pub fn frames(options: &SourceOptions) -> anyhow::Result<Vec<SourceFrame>> {
 
 /// The files that `inputs` name: themselves, or what is in a folder, by name
 /// and without hidden files.
-fn files(inputs: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+pub fn files(inputs: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for input in inputs {
         let meta =
@@ -97,7 +98,7 @@ fn files(inputs: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 /// All of a regular file of at most [`MAX_INPUT_BYTES`].
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let cannot = || format!("cannot read {}", path.display());
     // Asked before it is opened: opening a pipe waits for its writer.
     if !fs::metadata(path).with_context(cannot)?.is_file() {
@@ -113,7 +114,7 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Labels by file name.
-fn read_labels(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
+pub fn read_labels(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     let bytes = read(path)?;
     let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(bytes.as_slice());
     let mut labels = BTreeMap::new();
@@ -140,6 +141,7 @@ fn read_file(
     let media_type = match extension.as_str() {
         "csv" => return read_csv(path, options, frames),
         "jsonl" | "ndjson" => return read_json_lines(path, options, frames),
+        "parquet" => return read_parquet(path, options, frames),
         "png" => "image/png",
         "jpg" | "jpeg" => "image/jpeg",
         "bmp" => "image/bmp",
@@ -196,7 +198,7 @@ fn row(
 }
 
 /// A CSV cell as JSON: empty is missing, what reads as a number is one.
-fn cell(text: &str) -> Value {
+pub fn cell(text: &str) -> Value {
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text).as_bytes();
     match digits {
         [] if text.is_empty() => return Value::Null,
@@ -270,6 +272,22 @@ fn read_json_lines(
             None => None,
         };
         frames.push(row(origin, object, label)?);
+    }
+    Ok(())
+}
+
+fn read_parquet(
+    path: &Path,
+    options: &SourceOptions,
+    frames: &mut Vec<SourceFrame>,
+) -> anyhow::Result<()> {
+    let mut table = table::read(path, &[])?;
+    let labels = match &options.label_column {
+        Some(column) => table.take_text(column).with_context(|| path.display().to_string())?,
+        None => vec![None; table.rows()],
+    };
+    for (i, (object, label)) in table.objects().zip(labels).enumerate() {
+        frames.push(row(format!("{}:{i}", path.display()), object, label)?);
     }
     Ok(())
 }

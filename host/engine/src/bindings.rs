@@ -33,5 +33,5 @@ wasmtime::component::bindgen!({
     imports: { default: trappable },
 });
 
-pub use exports::headland::pipeline::monitoring;
+pub use exports::headland::pipeline::{attributor, monitoring};
 pub use headland::pipeline::{inference, log, tensors, types};

@@ -99,8 +99,16 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// Whether the instance can still be called.
-    fn is_fatal(&self) -> bool {
+    /// Why tensors did not go in or come out.
+    pub(crate) fn of_transfer(e: wasmtime::Error) -> Self {
+        match e.downcast::<LimitHit>() {
+            Ok(hit) => Self::Limit(hit),
+            Err(e) => Self::Trap(format!("{e:#}")),
+        }
+    }
+
+    /// Whether the instance cannot be called again.
+    pub(crate) fn is_fatal(&self) -> bool {
         !matches!(self, Self::Refused(_) | Self::BadInput(_))
     }
 }
@@ -296,6 +304,19 @@ impl Live {
         })
     }
 
+    /// Instantiate, and set the configuration.
+    pub(crate) fn configured(prepared: &Prepared) -> Result<Self, ComponentError> {
+        let mut live = Self::new(prepared).map_err(ComponentError::Instantiate)?;
+        let configure = live.export::<(String,), (Result<(), types::StageError>,)>(
+            "headland:pipeline/configurable@0.1.0",
+            "configure",
+        )?;
+        let (configured,) =
+            live.call(&configure, (prepared.config.clone(),)).map_err(ComponentError::Configure)?;
+        configured.map_err(|e| ComponentError::Configure(e.into()))?;
+        Ok(live)
+    }
+
     /// An exported function; its types are checked here, once.
     pub(crate) fn export<P, R>(
         &mut self,
@@ -437,14 +458,7 @@ impl StageInstance {
 
 impl Ready {
     fn new(prepared: &Prepared) -> Result<Self, ComponentError> {
-        let mut live = Live::new(prepared).map_err(ComponentError::Instantiate)?;
-        let configure = live.export::<(String,), (Result<(), types::StageError>,)>(
-            "headland:pipeline/configurable@0.1.0",
-            "configure",
-        )?;
-        let (configured,) =
-            live.call(&configure, (prepared.config.clone(),)).map_err(ComponentError::Configure)?;
-        configured.map_err(|e| ComponentError::Configure(e.into()))?;
+        let mut live = Live::configured(prepared)?;
         let interface = prepared.world.interface();
         let entry = match prepared.world {
             World::Preprocess => Entry::Tensors(live.export(interface, "preprocess")?),
@@ -462,21 +476,13 @@ impl Ready {
     }
 
     fn run(&mut self, frame: &Frame, inputs: NamedTensors) -> Result<StageOutput, CallError> {
-        let given = |e: wasmtime::Error| match e.downcast::<LimitHit>() {
-            Ok(hit) => CallError::Limit(hit),
-            Err(e) => CallError::Trap(format!("{e:#}")),
-        };
-        let frame = types::Frame {
-            id: frame.id,
-            captured_at_ns: frame.captured_at_ns,
-            media_type: frame.media_type.clone(),
-        };
-        let inputs = self.live.state().give(inputs).map_err(given)?;
+        let frame = frame_to_wit(frame);
+        let inputs = self.live.state().give(inputs).map_err(CallError::of_transfer)?;
         match &self.entry {
             Entry::Tensors(f) => {
                 let f = *f;
                 let (result,) = self.live.call(&f, (frame, inputs))?;
-                let tensors = self.live.state().take(result?).map_err(given)?;
+                let tensors = self.live.state().take(result?).map_err(CallError::of_transfer)?;
                 if let Some((name, _)) = tensors.iter().find(|(n, _)| n.len() > MAX_NAME_BYTES) {
                     let (name, len) = (clip(name), name.len());
                     return Err(CallError::BadOutput(format!(
@@ -491,6 +497,14 @@ impl Ready {
                 Ok(StageOutput::Prediction(prediction(result?)?))
             }
         }
+    }
+}
+
+pub(crate) fn frame_to_wit(frame: &Frame) -> types::Frame {
+    types::Frame {
+        id: frame.id,
+        captured_at_ns: frame.captured_at_ns,
+        media_type: frame.media_type.clone(),
     }
 }
 

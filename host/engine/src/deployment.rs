@@ -6,21 +6,23 @@ use std::{
     time::Duration,
 };
 
-use headland_inference::{BatchStatistics, Batcher, InferenceError, Model};
+use headland_inference::{BatchStatistics, Batcher as ModelBatcher, InferenceError, Model};
+use headland_monitor::{Digest as MonitorDigest, Level, MonitorReport, Record, Subject};
 use headland_package::{Digest, HostPolicy, Package, PackageInfo, Role, Verified};
 use headland_pipeline::{
-    BatchSpec, Device, Graph, GraphError, PipelineSpec, SpecError, StageKind, StageSpec,
+    BatchSpec, Batcher, Device, Graph, GraphError, PipelineSpec, SpecError, StageKind, StageSpec,
 };
 use headland_tensor::Limits;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     CallError, ComponentError, Description, Engine,
     component::{Grants, Live, Prepared},
     engine::{LogLevel, LogRecord},
+    explain::PreparedExplainer,
     models::{self, NoModel},
-    monitors::PreparedMonitor,
     runner::{Runner, StartError},
+    watch::{Judge, PreparedMonitor, Replay},
     world::World,
 };
 
@@ -48,7 +50,7 @@ pub enum LoadError {
     /// A stage names something that the package does not have.
     #[error("{user} needs {role} {name:?}, which the package does not have")]
     MissingEntry {
-        /// The stage or monitor.
+        /// The stage, monitor or explainer.
         user: String,
         /// What it should be.
         role: &'static str,
@@ -58,7 +60,7 @@ pub enum LoadError {
     /// A stage or monitor's component is refused.
     #[error("{user}: component {component:?}")]
     Component {
-        /// The stage or monitor.
+        /// The stage, monitor or explainer.
         user: String,
         /// The entry's name.
         component: String,
@@ -75,10 +77,20 @@ pub enum LoadError {
         #[source]
         source: InferenceError,
     },
+    /// A monitor's reference was learnt with a model that the package lacks.
+    #[error("{user}: reference {reference:?} is of model {model}, which the package does not have")]
+    ForeignReference {
+        /// The monitor.
+        user: String,
+        /// The entry's name.
+        reference: String,
+        /// The digest that it names.
+        model: String,
+    },
     /// A stage asks for WASI, which the host's policy does not grant.
     #[error("{user} asks for WASI, which the trust policy does not grant to package {package:?}")]
     WasiNotGranted {
-        /// The stage or monitor.
+        /// The stage, monitor or explainer.
         user: String,
         /// The package.
         package: String,
@@ -123,9 +135,10 @@ pub struct Deployment {
     pub(crate) graph: Arc<Graph>,
     pub(crate) stages: Vec<StageRunner>,
     pub(crate) monitors: Vec<Arc<PreparedMonitor>>,
+    pub(crate) explainers: Vec<Arc<PreparedExplainer>>,
     info: PackageInfo,
     summaries: Vec<StageSummary>,
-    batchers: Vec<(String, Arc<Batcher>)>,
+    batchers: Vec<(String, Arc<ModelBatcher>)>,
     models: BTreeSet<String>,
     /// Last, so that it finds the models let go.
     _tidy: Tidy,
@@ -171,6 +184,16 @@ impl Loader<'_> {
         })
     }
 
+    /// The models that a component may open.
+    fn granted(
+        &self,
+        user: &str,
+        names: &[String],
+        device: Device,
+    ) -> Result<BTreeMap<String, Arc<dyn Model>>, LoadError> {
+        names.iter().map(|name| Ok((name.clone(), self.model(user, name, device)?))).collect()
+    }
+
     /// The model of a stage that runs it directly, or why its fallback serves.
     fn model_stage(
         &self,
@@ -210,6 +233,36 @@ impl Loader<'_> {
         Ok(Err(reason))
     }
 
+    /// The digests of the package's models, sorted.
+    fn models_of_package(&self) -> Vec<MonitorDigest> {
+        let models = self.package.entries().iter().filter(|e| e.role == Role::Model);
+        let mut digests: Vec<_> = models.map(|e| MonitorDigest(*e.digest.as_bytes())).collect();
+        digests.sort_unstable();
+        digests
+    }
+
+    /// A reference may name the models that it was learnt with (`models`, a
+    /// list of digests, in a JSON object): then the package has those.
+    fn check_reference(&self, user: &str, name: &str, bytes: &[u8]) -> Result<(), LoadError> {
+        #[derive(Deserialize)]
+        struct Head {
+            #[serde(default)]
+            models: Vec<String>,
+        }
+        // A reference in another form is the monitor's business alone.
+        let Ok(head) = serde_json::from_slice::<Head>(bytes) else { return Ok(()) };
+        let models: BTreeSet<String> =
+            self.models_of_package().iter().map(ToString::to_string).collect();
+        match head.models.into_iter().find(|model| !models.contains(model)) {
+            None => Ok(()),
+            Some(model) => Err(LoadError::ForeignReference {
+                user: user.to_owned(),
+                reference: name.to_owned(),
+                model,
+            }),
+        }
+    }
+
     fn component(
         &self,
         user: &str,
@@ -231,7 +284,11 @@ impl Loader<'_> {
     }
 }
 
-fn batched(name: &str, model: Arc<dyn Model>, spec: &BatchSpec) -> Result<Arc<Batcher>, LoadError> {
+fn batched(
+    name: &str,
+    model: Arc<dyn Model>,
+    spec: &BatchSpec,
+) -> Result<Arc<ModelBatcher>, LoadError> {
     models::batched(model, spec)
         .map_err(|source| LoadError::Model { model: name.to_owned(), source })
 }
@@ -264,11 +321,8 @@ impl Engine {
             let limits = stage.limits(ceiling);
             let (runner, runs) = match &stage.kind {
                 StageKind::Component { component, world, config, models, device, wasi } => {
-                    let mut granted = BTreeMap::new();
-                    for name in models {
-                        granted.insert(name.clone(), loader.model(&user, name, *device)?);
-                        models_used.insert(name.clone());
-                    }
+                    let granted = loader.granted(&user, models, *device)?;
+                    models_used.extend(models.iter().cloned());
                     let grants =
                         Grants { stage: stage.id.clone(), limits, models: granted, wasi: *wasi };
                     let prepared =
@@ -314,28 +368,55 @@ impl Engine {
                 wasi: false,
             };
             let reference = match &monitor.reference {
-                Some(name) => loader.entry(&user, Role::Reference, "reference", name)?.1,
+                Some(name) => {
+                    let (_, reference) = loader.entry(&user, Role::Reference, "reference", name)?;
+                    loader.check_reference(&user, name, &reference)?;
+                    reference
+                }
                 None => Arc::from([]),
             };
-            let config = &monitor.config;
+            let (component, _) =
+                loader.entry(&user, Role::Component, "component", &monitor.component)?;
+            let world = World::Monitor;
+            let prepared =
+                loader.component(&user, &monitor.component, world, grants, &monitor.config)?;
             monitors.push(Arc::new(PreparedMonitor {
                 id: monitor.id.clone(),
-                prepared: loader.component(
-                    &user,
-                    &monitor.component,
-                    World::Monitor,
-                    grants,
-                    config,
-                )?,
+                subject: Subject {
+                    monitor: monitor.id.clone(),
+                    component: MonitorDigest(*component.as_bytes()),
+                    config: MonitorDigest::of(prepared.config().as_bytes()),
+                    reference: MonitorDigest::of(&reference),
+                    models: loader.models_of_package(),
+                },
+                prepared,
                 reference,
                 window_rows: u64::from(monitor.window_rows),
                 queue_rows: monitor.queue as usize,
+            }));
+        }
+
+        let mut explainers = Vec::new();
+        for (explainer, of) in graph.explainers() {
+            let user = format!("explainer {:?}", explainer.id);
+            let device = explainer.device.unwrap_or_default();
+            let models = loader.granted(&user, &explainer.models, device)?;
+            models_used.extend(explainer.models.iter().cloned());
+            let limits = explainer.limits(ceiling);
+            let grants = Grants { stage: explainer.id.clone(), limits, models, wasi: false };
+            let (component, config) = (&explainer.component, &explainer.config);
+            explainers.push(Arc::new(PreparedExplainer {
+                id: explainer.id.clone(),
+                of,
+                prepared: loader.component(&user, component, World::Explainer, grants, config)?,
+                max_model_calls: explainer.max_model_calls,
             }));
         }
         Ok(Deployment {
             graph: Arc::new(graph),
             stages,
             monitors,
+            explainers,
             info,
             summaries,
             batchers,
@@ -371,7 +452,7 @@ impl Deployment {
         self.batchers.iter().map(|(stage, b)| (stage.clone(), b.statistics())).collect()
     }
 
-    /// What each component says of itself, by stage or monitor.
+    /// What each component says of itself, by stage, monitor or explainer.
     ///
     /// # Errors
     /// [`ComponentError`] when a component fails to say it.
@@ -385,7 +466,55 @@ impl Deployment {
         for monitor in &self.monitors {
             all.push((monitor.id.clone(), monitor.prepared.describe()?));
         }
+        for explainer in &self.explainers {
+            all.push((explainer.id.clone(), explainer.prepared.describe()?));
+        }
         Ok(all)
+    }
+
+    fn monitor(&self, id: &str) -> Option<(usize, &Arc<PreparedMonitor>)> {
+        self.monitors.iter().enumerate().find(|(_, monitor)| monitor.id == id)
+    }
+
+    /// The ids of the monitors, in the pipeline's order.
+    pub fn monitors(&self) -> impl Iterator<Item = &str> {
+        self.monitors.iter().map(|monitor| monitor.id.as_str())
+    }
+
+    /// An instance of a monitor that merges summaries and says what they mean;
+    /// nothing when the pipeline has no monitor of that id.
+    ///
+    /// # Errors
+    /// [`ComponentError`] when it does not start.
+    pub fn judge(&self, monitor: &str) -> Result<Option<Judge>, ComponentError> {
+        self.monitor(monitor).map(|(_, spec)| Judge::new(spec)).transpose()
+    }
+
+    /// A session of a monitor for recorded rows; nothing when the pipeline has
+    /// no monitor of that id.
+    ///
+    /// # Errors
+    /// [`ComponentError`] when it does not start.
+    pub fn replay(&self, monitor: &str) -> Result<Option<Replay>, ComponentError> {
+        self.monitor(monitor)
+            .map(|(i, spec)| Replay::new(spec, Batcher::new(&self.graph, i)))
+            .transpose()
+    }
+
+    /// The record of a window that a monitor reported, as it may leave the
+    /// device; nothing for other reports. `boot` tells this device's boots
+    /// apart.
+    pub fn record(&self, report: &MonitorReport, boot: u64) -> Option<Record> {
+        let MonitorReport::Window { monitor, captured_at_ns, summary, .. } = report else {
+            return None;
+        };
+        Some(Record {
+            subject: self.monitor(monitor)?.1.subject.clone(),
+            boot: Level::One(boot),
+            window_ns: *captured_at_ns,
+            windows: 1,
+            summary: summary.clone(),
+        })
     }
 
     /// Instantiate every stage and monitor. A deployment may have many
@@ -395,6 +524,15 @@ impl Deployment {
     /// [`StartError`].
     pub fn start(self: &Arc<Self>) -> Result<Runner, StartError> {
         Runner::new(Arc::clone(self))
+    }
+
+    /// As [`Deployment::start`], with nobody to watch: the rows that monitors
+    /// would see are kept for [`Runner::take_rows`].
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start_recording(self: &Arc<Self>) -> Result<Runner, StartError> {
+        Runner::recording(Arc::clone(self))
     }
 
     /// The cost of one instance of a stage's component, for benchmarks. None

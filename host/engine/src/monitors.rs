@@ -12,17 +12,17 @@ use std::{
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
+    time::Instant,
 };
 
-use headland_pipeline::{Batch, Batcher, ColumnValues, Graph, Row};
+use headland_monitor::MonitorReport;
+use headland_pipeline::{Batcher, Cell, Graph, LabelJoin, Row, Sampler};
 use serde::{Deserialize, Serialize};
-use wasmtime::component::{ResourceAny, TypedFunc};
 
 use crate::{
     ComponentError,
-    bindings::monitoring as wit,
-    component::{CallError, Live, Prepared},
-    host::clip,
+    component::CallError,
+    watch::{PreparedMonitor, Watch},
 };
 
 /// Reports kept for whoever collects them; older ones make room.
@@ -31,95 +31,9 @@ const MAX_REPORTS: usize = 1024;
 /// What the kept reports may take, about, in bytes.
 const MAX_REPORT_BYTES: usize = 16 << 20;
 
-/// Findings that one call may give.
-const MAX_FINDINGS: usize = 1024;
-
-/// The longest summary of a window, in bytes.
-const MAX_SUMMARY_BYTES: usize = 1 << 20;
-
-/// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Worth recording.
-    Info,
-    /// Worth a look.
-    Warning,
-    /// Act.
-    Alarm,
-}
-
-/// One thing that a monitor found.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Finding {
-    /// The monitor's id in the pipeline.
-    pub monitor: String,
-    /// The check, for example `missing-rate`.
-    pub check: String,
-    /// The feature, if it is of one.
-    pub feature: Option<String>,
-    /// How bad it is.
-    pub severity: Severity,
-    /// The statistic's name with its parameters.
-    pub statistic: String,
-    /// Its value.
-    pub value: f64,
-    /// What it was held against.
-    pub threshold: f64,
-    /// Rows that it was computed from.
-    pub rows: u64,
-    /// The first and last frame that it was computed from.
-    pub frames: (u64, u64),
-    /// One sentence.
-    pub message: String,
-}
-
-/// What a monitor reported.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "kind")]
-pub enum MonitorReport {
-    /// Something that could not wait for the window's end.
-    Early {
-        /// What.
-        finding: Finding,
-    },
-    /// A window ended.
-    Window {
-        /// The monitor.
-        monitor: String,
-        /// Rows in the window.
-        rows: u64,
-        /// The first and last frame of the window.
-        frames: (u64, u64),
-        /// The summary in the monitor's own form, for merging.
-        summary: Vec<u8>,
-        /// What it means.
-        findings: Vec<Finding>,
-    },
-    /// The monitor failed and sees no more rows.
-    Disabled {
-        /// The monitor.
-        monitor: String,
-        /// Why.
-        reason: String,
-    },
-    /// One call failed; the monitor goes on.
-    Error {
-        /// The monitor.
-        monitor: String,
-        /// Why.
-        message: String,
-    },
-}
-
-/// A monitor compiled and checked, with its reference.
-pub(crate) struct PreparedMonitor {
-    pub(crate) id: String,
-    pub(crate) prepared: Prepared,
-    pub(crate) reference: Arc<[u8]>,
-    pub(crate) window_rows: u64,
-    pub(crate) queue_rows: usize,
-}
+/// Rows that may wait for the thread while those that waited for labels are
+/// handed over.
+const MAX_BACKLOG_ROWS: u64 = 256;
 
 /// Why a monitor did not start.
 #[derive(Debug, thiserror::Error)]
@@ -136,173 +50,6 @@ pub enum MonitorStartError {
     /// No thread.
     #[error("cannot start the monitors' thread")]
     Thread(#[from] io::Error),
-}
-
-fn monitor_error(e: wit::MonitorError) -> CallError {
-    let (what, why) = match e {
-        wit::MonitorError::BadReference(m) => ("reference", m),
-        wit::MonitorError::BadCheckpoint(m) => ("checkpoint", m),
-        wit::MonitorError::BadBatch(m) => ("batch", m),
-        wit::MonitorError::Incompatible(m) => ("summary", m),
-        wit::MonitorError::BadConfig(m) => ("configuration", m),
-    };
-    CallError::Refused(format!("bad {what}: {}", clip(&why)))
-}
-
-type Checked<T> = (Result<T, wit::MonitorError>,);
-type Observe = TypedFunc<(ResourceAny, wit::Batch), Checked<Vec<wit::Finding>>>;
-type CloseWindow = TypedFunc<(ResourceAny,), (Vec<u8>,)>;
-type Evaluate = TypedFunc<(String, Vec<u8>, Vec<u8>), Checked<Vec<wit::Finding>>>;
-
-/// One instance of a monitor with its open session.
-struct Watch {
-    spec: Arc<PreparedMonitor>,
-    live: Live,
-    session: ResourceAny,
-    observe: Observe,
-    close: CloseWindow,
-    evaluate: Evaluate,
-    batcher: Batcher,
-    rows: u64,
-    frames: Option<(u64, u64)>,
-}
-
-impl Watch {
-    fn open(spec: &Arc<PreparedMonitor>, batcher: Batcher) -> Result<Self, ComponentError> {
-        let prepared = &spec.prepared;
-        let interface = prepared.world().interface();
-        let mut live = Live::new(prepared).map_err(ComponentError::Instantiate)?;
-        let open = live
-            .export::<(String, Vec<u8>), Checked<ResourceAny>>(interface, "[static]session.open")?;
-        let observe = live.export(interface, "[method]session.observe")?;
-        let close = live.export(interface, "[method]session.close-window")?;
-        let evaluate = live.export(interface, "evaluate")?;
-        let (session,) = live
-            .call(&open, (prepared.config().to_owned(), spec.reference.to_vec()))
-            .map_err(ComponentError::Configure)?;
-        let session = session.map_err(|e| ComponentError::Configure(monitor_error(e)))?;
-        Ok(Self {
-            spec: Arc::clone(spec),
-            live,
-            session,
-            observe,
-            close,
-            evaluate,
-            batcher,
-            rows: 0,
-            frames: None,
-        })
-    }
-
-    fn see(&mut self, row: Row, out: &Reports) -> Result<(), CallError> {
-        let id = row.frame_id;
-        let (first, _) = self.frames.unwrap_or((id, id));
-        self.frames = Some((first, id));
-        self.rows += 1;
-        self.batcher.push(row);
-        while let Some(batch) = self.batcher.next_batch() {
-            self.batch(batch, out)?;
-        }
-        if self.rows >= self.spec.window_rows { self.close_window(out) } else { Ok(()) }
-    }
-
-    fn batch(&mut self, batch: Batch, out: &Reports) -> Result<(), CallError> {
-        let observe = self.observe;
-        let (found,) = self.live.call(&observe, (self.session, to_wit(batch)))?;
-        match found {
-            Ok(found) => {
-                for finding in self.findings(found)? {
-                    out.push(MonitorReport::Early { finding });
-                }
-            }
-            Err(e) => out.push(self.error(monitor_error(e))),
-        }
-        Ok(())
-    }
-
-    fn error(&self, e: CallError) -> MonitorReport {
-        MonitorReport::Error { monitor: self.spec.id.clone(), message: e.to_string() }
-    }
-
-    fn close_window(&mut self, out: &Reports) -> Result<(), CallError> {
-        while let Some(rest) = self.batcher.flush() {
-            self.batch(rest, out)?;
-        }
-        let Some(frames) = self.frames else { return Ok(()) };
-        let (close, evaluate) = (self.close, self.evaluate);
-        let (summary,) = self.live.call(&close, (self.session,))?;
-        if summary.len() > MAX_SUMMARY_BYTES {
-            let len = summary.len();
-            return Err(CallError::BadOutput(format!(
-                "a summary of {len} bytes, {MAX_SUMMARY_BYTES} allowed"
-            )));
-        }
-        let config = self.spec.prepared.config().to_owned();
-        let (found,) =
-            self.live.call(&evaluate, (config, self.spec.reference.to_vec(), summary.clone()))?;
-        let findings = match found {
-            Ok(found) => self.findings(found)?,
-            Err(e) => {
-                out.push(self.error(monitor_error(e)));
-                Vec::new()
-            }
-        };
-        out.push(MonitorReport::Window {
-            monitor: self.spec.id.clone(),
-            rows: self.rows,
-            frames,
-            summary,
-            findings,
-        });
-        (self.rows, self.frames) = (0, None);
-        Ok(())
-    }
-
-    fn findings(&self, found: Vec<wit::Finding>) -> Result<Vec<Finding>, CallError> {
-        let frames = self.frames.unwrap_or_default();
-        if found.len() > MAX_FINDINGS {
-            let count = found.len();
-            return Err(CallError::BadOutput(format!("{count} findings, {MAX_FINDINGS} allowed")));
-        }
-        let findings = found
-            .into_iter()
-            .map(|f| Finding {
-                monitor: self.spec.id.clone(),
-                check: clip(&f.check),
-                feature: f.feature.as_deref().map(clip),
-                severity: match f.severity {
-                    wit::Severity::Info => Severity::Info,
-                    wit::Severity::Warning => Severity::Warning,
-                    wit::Severity::Alarm => Severity::Alarm,
-                },
-                statistic: clip(&f.statistic),
-                value: f.value,
-                threshold: f.threshold,
-                rows: f.rows,
-                frames,
-                message: clip(&f.message),
-            })
-            .collect();
-        Ok(findings)
-    }
-}
-
-fn to_wit(batch: Batch) -> wit::Batch {
-    wit::Batch {
-        frame_ids: batch.frame_ids,
-        captured_at_ns: batch.captured_at_ns,
-        columns: batch
-            .columns
-            .into_iter()
-            .map(|c| wit::Column {
-                name: c.name,
-                values: match c.values {
-                    ColumnValues::Numeric(v) => wit::ColumnValues::Numeric(v),
-                    ColumnValues::Categorical(v) => wit::ColumnValues::Categorical(v),
-                },
-            })
-            .collect(),
-    }
 }
 
 enum Message {
@@ -325,7 +72,10 @@ struct Shared {
 struct Counters {
     seen: AtomicU64,
     dropped: AtomicU64,
+    sampled_out: AtomicU64,
     pending: AtomicU64,
+    /// Time in calls of the monitor, in nanoseconds.
+    busy_ns: AtomicU64,
 }
 
 /// Rows that one monitor saw and did not see.
@@ -337,6 +87,11 @@ pub struct MonitorCounts {
     pub rows_seen: u64,
     /// Rows that were dropped because it was behind, or disabled.
     pub rows_dropped: u64,
+    /// Rows that it was not shown because it takes more than its share of the
+    /// time.
+    pub rows_sampled_out: u64,
+    /// Time that it has taken, in nanoseconds.
+    pub busy_ns: u64,
 }
 
 /// Reports that wait for whoever collects them.
@@ -348,23 +103,6 @@ struct Kept {
     reports: VecDeque<MonitorReport>,
     bytes: usize,
     dropped: u64,
-}
-
-impl MonitorReport {
-    /// About what it takes.
-    fn size_bytes(&self) -> usize {
-        let of = |f: &Finding| size_of::<Finding>() + f.message.len() + f.statistic.len();
-        size_of::<Self>()
-            + match self {
-                Self::Early { finding } => of(finding),
-                Self::Window { summary, findings, .. } => {
-                    summary.len() + findings.iter().map(of).sum::<usize>()
-                }
-                Self::Disabled { reason: text, .. } | Self::Error { message: text, .. } => {
-                    text.len()
-                }
-            }
-    }
 }
 
 impl Reports {
@@ -394,6 +132,14 @@ impl Reports {
 pub(crate) struct Monitors {
     specs: Vec<Arc<PreparedMonitor>>,
     shared: Arc<Shared>,
+    /// Of the monitors whose rows wait for labels.
+    joins: Vec<Option<LabelJoin>>,
+    /// Of the monitors that keep to a share of the time.
+    samplers: Vec<Option<Sampler>>,
+    /// Time that the stages have taken, in nanoseconds.
+    stages_ns: u64,
+    /// Rows that are kept rather than shown to a monitor.
+    recorded: Option<Vec<(usize, Row)>>,
     rows: Option<SyncSender<Message>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -426,11 +172,84 @@ impl Monitors {
                 .spawn(move || work(&receiver, &mut watches, &state))?;
             (rows, thread) = (Some(sender), Some(spawned));
         }
-        Ok(Self { specs: specs.to_vec(), shared, rows, thread })
+        let labels = graph.monitors().iter().map(|m| m.labels);
+        let joins = labels.map(|l| l.map(|l| LabelJoin::new(l.wait))).collect();
+        let samplers = graph.monitors().iter().map(|m| m.max_percent.map(Sampler::new)).collect();
+        Ok(Self {
+            specs: specs.to_vec(),
+            shared,
+            joins,
+            samplers,
+            stages_ns: 0,
+            recorded: None,
+            rows,
+            thread,
+        })
+    }
+
+    /// No monitors, and all their rows.
+    pub(crate) fn recording() -> Self {
+        let stop = AtomicBool::new(false);
+        let shared = Shared { reports: Reports::default(), counters: Vec::new(), stop };
+        Self {
+            specs: Vec::new(),
+            shared: Arc::new(shared),
+            joins: Vec::new(),
+            samplers: Vec::new(),
+            stages_ns: 0,
+            recorded: Some(Vec::new()),
+            rows: None,
+            thread: None,
+        }
+    }
+
+    /// The rows that were kept since the last time.
+    pub(crate) fn take_rows(&mut self) -> Vec<(usize, Row)> {
+        self.recorded.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// A row of a frame: for its monitor, or to wait for its label.
+    pub(crate) fn observe(&mut self, monitor: usize, row: Row) {
+        if let Some(recorded) = &mut self.recorded {
+            recorded.push((monitor, row));
+            return;
+        }
+        if let (Some(Some(sampler)), Some(counters)) =
+            (self.samplers.get_mut(monitor), self.shared.counters.get(monitor))
+        {
+            let busy_ns = counters.busy_ns.load(Ordering::Relaxed);
+            if !sampler.keeps(row.frame_id, self.stages_ns, busy_ns) {
+                counters.sampled_out.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+        }
+        let row = match self.joins.get_mut(monitor) {
+            Some(Some(join)) => join.wait(row),
+            _ => Some(row),
+        };
+        if let Some(row) = row {
+            self.offer(monitor, row);
+        }
+    }
+
+    /// The stages have taken so much time for a frame.
+    pub(crate) fn stages_took(&mut self, duration_ns: u64) {
+        self.stages_ns = self.stages_ns.saturating_add(duration_ns);
+    }
+
+    /// What was right for a frame; how many monitors it reached.
+    pub(crate) fn label(&mut self, frame_id: u64, label: &[(String, Cell)]) -> usize {
+        let joins = self.joins.iter_mut().enumerate();
+        let joined: Vec<(usize, Row)> = joins
+            .filter_map(|(i, join)| Some((i, join.as_mut()?.label(frame_id, label)?)))
+            .collect();
+        let reached = joined.len();
+        joined.into_iter().for_each(|(monitor, row)| self.offer(monitor, row));
+        reached
     }
 
     /// Hand over a row. Never waits: a full queue drops and counts it.
-    pub(crate) fn offer(&self, monitor: usize, row: Row) {
+    fn offer(&self, monitor: usize, row: Row) {
         let (Some(rows), Some(spec), Some(counters)) =
             (&self.rows, self.specs.get(monitor), self.shared.counters.get(monitor))
         else {
@@ -462,8 +281,21 @@ impl Monitors {
         self.ask(Message::Settle);
     }
 
-    /// End every window now and wait for what it gives.
-    pub(crate) fn close_windows(&self) {
+    /// End every window now and wait for what it gives. Rows that wait for
+    /// their labels go without.
+    pub(crate) fn close_windows(&mut self) {
+        let joins = self.joins.iter_mut().enumerate();
+        let waiting: Vec<(usize, Row)> = joins
+            .flat_map(|(i, join)| {
+                join.iter_mut().flat_map(move |j| j.give_up().map(move |r| (i, r)))
+            })
+            .collect();
+        for (monitor, row) in waiting {
+            if self.backlog() >= MAX_BACKLOG_ROWS {
+                self.settle();
+            }
+            self.offer(monitor, row);
+        }
         self.ask(Message::CloseWindows);
     }
 
@@ -490,6 +322,8 @@ impl Monitors {
                 monitor: spec.id.clone(),
                 rows_seen: c.seen.load(Ordering::Relaxed),
                 rows_dropped: c.dropped.load(Ordering::Relaxed),
+                rows_sampled_out: c.sampled_out.load(Ordering::Relaxed),
+                busy_ns: c.busy_ns.load(Ordering::Relaxed),
             })
             .collect()
     }
@@ -519,7 +353,10 @@ fn work(receiver: &Receiver<Message>, watches: &mut [Option<Watch>], shared: &Sh
                     }
                     Some(slot @ Some(_)) => {
                         counters.seen.fetch_add(1, Ordering::Relaxed);
+                        let start = Instant::now();
                         attempt(slot, shared, |w, out| w.see(row, out));
+                        let busy = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                        counters.busy_ns.fetch_add(busy, Ordering::Relaxed);
                     }
                     _ => {
                         counters.dropped.fetch_add(1, Ordering::Relaxed);
@@ -543,11 +380,14 @@ fn work(receiver: &Receiver<Message>, watches: &mut [Option<Watch>], shared: &Sh
 fn attempt(
     slot: &mut Option<Watch>,
     shared: &Shared,
-    call: impl FnOnce(&mut Watch, &Reports) -> Result<(), CallError>,
+    call: impl FnOnce(&mut Watch, &mut Vec<MonitorReport>) -> Result<(), CallError>,
 ) {
     let Some(watch) = slot else { return };
-    if let Err(e) = call(watch, &shared.reports) {
-        let monitor = watch.spec.id.clone();
+    let mut reports = Vec::new();
+    let result = call(watch, &mut reports);
+    reports.into_iter().for_each(|report| shared.reports.push(report));
+    if let Err(e) = result {
+        let monitor = watch.id().to_owned();
         *slot = None;
         shared.reports.push(MonitorReport::Disabled { monitor, reason: e.to_string() });
     }

@@ -7,8 +7,10 @@ use std::{
 };
 
 use headland_inference::InferenceError;
+use headland_monitor::MonitorReport;
 use headland_pipeline::{
-    Command, DropReason, FailureKind, Scheduler, StageFailure, StageOutcome, StageOutput, Stats,
+    Cell, Command, DropReason, FailureKind, Row, Scheduler, StageFailure, StageOutcome,
+    StageOutput, Stats,
 };
 use headland_tensor::{Frame, NamedTensors};
 use serde::Serialize;
@@ -18,7 +20,7 @@ use crate::{
     component::StageInstance,
     deployment::{Deployment, StageRunner},
     host::Copies,
-    monitors::{MonitorCounts, MonitorReport, MonitorStartError, Monitors},
+    monitors::{MonitorCounts, MonitorStartError, Monitors},
 };
 
 /// Why a pipeline did not start.
@@ -95,10 +97,31 @@ pub struct Runner {
     next_frame: u64,
     finished: VecDeque<FrameReport>,
     copies: Copies,
+    /// The stage whose inputs are kept, and what they were at last.
+    tap: Option<(usize, NamedTensors)>,
 }
 
 impl Runner {
     pub(crate) fn new(deployment: Arc<Deployment>) -> Result<Self, StartError> {
+        let monitors = Monitors::start(&deployment.monitors, &deployment.graph)?;
+        Self::with_monitors(deployment, monitors)
+    }
+
+    /// A runner that keeps the monitors' rows, for [`Runner::take_rows`].
+    pub(crate) fn recording(deployment: Arc<Deployment>) -> Result<Self, StartError> {
+        Self::with_monitors(deployment, Monitors::recording())
+    }
+
+    /// A runner without monitors and shadows, for [`Runner::run_tapped`].
+    pub(crate) fn tapped(deployment: Arc<Deployment>, stage: usize) -> Result<Self, StartError> {
+        let graph = Arc::new(deployment.graph.alone());
+        let monitors = Monitors::start(&[], &graph)?;
+        let runner = Self::with_monitors(deployment, monitors)?;
+        let tap = Some((stage, NamedTensors::new()));
+        Ok(Self { scheduler: Scheduler::new(graph, 0), tap, ..runner })
+    }
+
+    fn with_monitors(deployment: Arc<Deployment>, monitors: Monitors) -> Result<Self, StartError> {
         let mut slots = Vec::with_capacity(deployment.stages.len());
         for (stage, summary) in deployment.stages.iter().zip(deployment.stages()) {
             slots.push(match stage {
@@ -113,7 +136,6 @@ impl Runner {
                 StageRunner::Scheduler => Slot::Scheduler,
             });
         }
-        let monitors = Monitors::start(&deployment.monitors, &deployment.graph)?;
         let scheduler = Scheduler::new(Arc::clone(&deployment.graph), 0);
         Ok(Self {
             deployment,
@@ -124,6 +146,7 @@ impl Runner {
             next_frame: 0,
             finished: VecDeque::new(),
             copies: Copies::default(),
+            tap: None,
         })
     }
 
@@ -145,11 +168,27 @@ impl Runner {
         media_type: &str,
         captured_at_ns: u64,
     ) -> FrameReport {
-        self.drain();
-        self.copies = Copies::default();
         let frame =
             Frame { id: self.next_frame, captured_at_ns, media_type: media_type.to_owned() };
         self.next_frame += 1;
+        self.run_frame(frame, inputs)
+    }
+
+    /// Run one frame, and say what the tapped stage took for it: nothing, when
+    /// it did not run.
+    pub(crate) fn run_tapped(
+        &mut self,
+        frame: Frame,
+        inputs: NamedTensors,
+    ) -> (FrameReport, NamedTensors) {
+        let report = self.run_frame(frame, inputs);
+        let taken = self.tap.as_mut().map(|(_, taken)| std::mem::take(taken));
+        (report, taken.unwrap_or_default())
+    }
+
+    fn run_frame(&mut self, frame: Frame, inputs: NamedTensors) -> FrameReport {
+        self.drain();
+        self.copies = Copies::default();
         let now_ns = self.now_ns();
         if let Err(reason) = self.scheduler.submit(frame.clone(), inputs, now_ns) {
             return FrameReport {
@@ -184,11 +223,18 @@ impl Runner {
         let Some(command) = self.scheduler.poll(self.now_ns()) else { return false };
         match command {
             Command::Invoke { call, stage, frame, inputs, deadline_ns } => {
+                if let Some((tapped, taken)) = &mut self.tap
+                    && *tapped == stage
+                {
+                    taken.clone_from(&inputs);
+                }
                 let result = self.invoke(stage, &frame, inputs, deadline_ns);
                 self.scheduler.complete(call, result, self.now_ns());
             }
             Command::Finished { frame, result, path } => {
                 let spec = &self.deployment.graph.spec().stage;
+                let took = path.iter().map(|run| run.end_ns.saturating_sub(run.start_ns)).sum();
+                self.monitors.stages_took(took);
                 let stages = path
                     .into_iter()
                     .filter_map(|run| {
@@ -207,7 +253,7 @@ impl Runner {
                     duration_ns: 0,
                 });
             }
-            Command::Observe { monitor, row } => self.monitors.offer(monitor, row),
+            Command::Observe { monitor, row } => self.monitors.observe(monitor, row),
         }
         true
     }
@@ -266,6 +312,14 @@ impl Runner {
         self.monitors.close_windows();
     }
 
+    /// What was right for an earlier frame, as columns for the monitors whose
+    /// rows wait for labels. Gives how many of them it reached: none when the
+    /// frame is unknown, has its label already, or had waited long enough.
+    pub fn label(&mut self, frame_id: u64, label: &[(String, Cell)]) -> usize {
+        self.drain();
+        self.monitors.label(frame_id, label)
+    }
+
     /// Rows that wait for the monitors. A source that may wait, such as a
     /// file, settles when it grows; a live one never does.
     pub fn backlog_rows(&self) -> u64 {
@@ -275,6 +329,12 @@ impl Runner {
     /// What the monitors reported since the last time.
     pub fn take_reports(&mut self) -> Vec<MonitorReport> {
         self.monitors.take_reports()
+    }
+
+    /// The rows since the last time, each with the index of its monitor: of a
+    /// runner that [`Deployment::start_recording`] gave, and none of others.
+    pub fn take_rows(&mut self) -> Vec<(usize, Row)> {
+        self.monitors.take_rows()
     }
 
     /// Rows that each monitor saw and did not see.

@@ -103,29 +103,13 @@ pub trait Model: Send + Sync {
         deadline: Option<Instant>,
     ) -> Result<NamedTensors, InferenceError>;
 
-    /// Run once on zeros, with 1 for each size that is left open, so that the model
-    /// is planned before it is needed. One that cannot run on that, or would take
-    /// more than 16 MiB of inputs, is left as it is: it says what is wrong when it
-    /// is given something real.
+    /// Run once on [zeros](ModelInfo::zeros), so that the model is planned before
+    /// it is needed. One that cannot run on that is left as it is: it says what is
+    /// wrong when it is given something real.
     fn warm_up(&self) {
-        const MAX_BYTES: usize = 16 << 20;
-        let mut inputs = NamedTensors::new();
-        let mut left_bytes = MAX_BYTES;
-        for input in &self.info().inputs {
-            let size = |dimension: &Dimension| match dimension {
-                Dimension::Fixed(size) => *size,
-                Dimension::Symbolic(_) => 1,
-            };
-            let Ok(shape) = Shape::new(input.shape.iter().map(size).collect::<Vec<_>>()) else {
-                return;
-            };
-            let bytes = shape.element_count().saturating_mul(input.dtype.size_bytes());
-            let Some(left) = left_bytes.checked_sub(bytes) else { return };
-            left_bytes = left;
-            let Ok(zeros) = Tensor::new(input.dtype, shape, vec![0; bytes]) else { return };
-            inputs.push((input.name.clone(), zeros));
+        if let Some(zeros) = self.info().zeros() {
+            let _ = self.run(&zeros);
         }
-        let _ = self.run(&inputs);
     }
 
     /// One step of a [`Session`](crate::Session): run on the inputs that are not
@@ -218,6 +202,25 @@ impl ModelInfo {
     /// tensors of the contract.
     pub fn from_onnx(onnx: &[u8], limits: &LoadLimits) -> Result<Self, InferenceError> {
         front::open(onnx, limits).map(|(_, info)| info)
+    }
+
+    /// Inputs of zeros, with 1 for each size that is left open; none where they
+    /// would take more than 16 MiB.
+    pub(crate) fn zeros(&self) -> Option<NamedTensors> {
+        const MAX_BYTES: usize = 16 << 20;
+        let mut left_bytes = MAX_BYTES;
+        let zeros = self.inputs.iter().map(|input| {
+            let size = |dimension: &Dimension| match dimension {
+                Dimension::Fixed(size) => *size,
+                Dimension::Symbolic(_) => 1,
+            };
+            let shape = Shape::new(input.shape.iter().map(size).collect::<Vec<_>>()).ok()?;
+            let bytes = shape.element_count().saturating_mul(input.dtype.size_bytes());
+            left_bytes = left_bytes.checked_sub(bytes)?;
+            let zeros = Tensor::new(input.dtype, shape, vec![0; bytes]).ok()?;
+            Some((input.name.clone(), zeros))
+        });
+        zeros.collect()
     }
 
     /// Put a run's inputs into the model's order, checked: every name once,

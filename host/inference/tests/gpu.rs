@@ -7,13 +7,14 @@
 mod support;
 
 use std::{
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use headland_inference::{
     CpuExecutor, Executor, InferenceError, LoadLimits, Model, Session, StateBinding,
-    gpu::{Device, GpuExecutor, GpuModel, Place, Transfers},
+    gpu::{Device, GpuExecutor, GpuModel, Place, Residents, Transfers},
 };
 use headland_tensor::Tensor;
 use support::*;
@@ -22,6 +23,18 @@ use tract_onnx::pb::{ModelProto, tensor_proto::DataType};
 fn load(model: &ModelProto) -> Arc<GpuModel> {
     let device = Device::burn_cpu().unwrap();
     GpuExecutor::new(device).load_placed(&bytes(model), &LoadLimits::default()).unwrap()
+}
+
+/// What comes of a future, however often it must be asked.
+fn awaited<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    loop {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        if let Poll::Ready(made) = future.as_mut().poll(&mut context) {
+            return made;
+        }
+        std::thread::yield_now();
+    }
 }
 
 /// `y = relu(x w) + b` for `x` [batch,4], all of it for a device.
@@ -109,6 +122,39 @@ fn shapes_are_computed_on_the_host_without_a_readback() {
     assert_eq!(model.transfers(), Transfers { uploads: 1, outputs: 1, readbacks: 0 });
     let places: Vec<Place> = model.placements().iter().map(|p| p.place).collect();
     assert_eq!(places, [Place::Device, Place::Shape, Place::Shape, Place::Device]);
+}
+
+#[test]
+fn between_two_models_a_tensor_stays_on_the_device_and_is_read_when_it_is_asked_for() {
+    let first = load(&layer());
+    let second = load(&model(graph(
+        vec![value("x", DataType::Float, &["batch", "2"])],
+        vec![value("z", DataType::Float, &["batch", "2"])],
+        vec![node("Neg", &["x"], &["z"])],
+        vec![],
+    )));
+    let mut residents = Residents::default();
+    let x = [named("x", f32_tensor(&[1, 4], &[1., 1., 1., 1.]))];
+    let kept = first.start(&x, &residents).unwrap();
+    let y = awaited(kept.keep(&mut residents)).unwrap().remove(0).1;
+    assert_eq!(first.transfers(), Transfers { uploads: 3, outputs: 0, readbacks: 0 });
+    assert!(residents.has(&y) && !residents.has(&x[0].1));
+
+    // The stand-in is of the right type and shape, or this would be refused.
+    let fed = [named("x", y.clone())];
+    let z = awaited(second.start(&fed, &residents).unwrap().read()).unwrap();
+    assert_eq!(z[0].1.to_vec::<f32>().unwrap(), [-10.5, -0.25]);
+    assert_eq!(second.transfers(), Transfers { uploads: 0, outputs: 1, readbacks: 0 });
+
+    // In another shape too, as a component that passes it on may give it.
+    let flat = y.reshape(headland_tensor::Shape::new([2]).unwrap()).unwrap();
+    let read = awaited(residents.read(&flat)).unwrap();
+    assert_eq!((read.shape().dims(), read.to_vec::<f32>().unwrap()), (&[2][..], vec![10.5, 0.25]));
+    assert_eq!(first.transfers().outputs, 1);
+    assert_eq!(awaited(residents.read(&x[0].1)).unwrap(), x[0].1);
+
+    residents.clear();
+    assert!(!residents.has(&y));
 }
 
 trait With {
@@ -206,15 +252,7 @@ fn an_adapter_gives_the_cpus_answers_and_a_lost_one_a_clear_error() {
         assert!((g - e).abs() <= 1e-5, "{g} {e}");
     }
     // As a browser would.
-    let mut run = Box::pin(on_gpu.run_async(&fed));
-    let waker = std::task::Waker::noop();
-    let awaited = loop {
-        if let Poll::Ready(made) = run.as_mut().poll(&mut Context::from_waker(waker)) {
-            break made.unwrap();
-        }
-        std::thread::yield_now();
-    };
-    assert_eq!(awaited, given);
+    assert_eq!(awaited(on_gpu.run_async(&fed)).unwrap(), given);
     device.close();
     let e = on_gpu.run(&fed).unwrap_err();
     assert_eq!(e.code(), "device-failed", "{e}");

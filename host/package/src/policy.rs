@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use headland_monitor::privacy::{self, Filter, Policy};
 use headland_tensor::Limits;
 use serde::{Deserialize, Serialize};
 use toml::value::Datetime;
@@ -35,6 +36,9 @@ pub enum PolicyError {
     /// One key is listed twice.
     #[error("key {0} is listed twice")]
     DuplicateKey(KeyId),
+    /// What may leave the device is not said in a way that can be kept.
+    #[error("[host.privacy]")]
+    Privacy(#[from] privacy::PolicyError),
     /// A listed key that does not parse.
     #[error("key {name:?} is not valid")]
     BadKey {
@@ -103,6 +107,24 @@ pub struct HostPolicy {
     pub device_model_bytes: Option<u64>,
     /// The ceiling of every stage's own limits.
     pub limits: Limits,
+    /// What monitors' summaries may tell outside the device; without it,
+    /// [`Policy::counts`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<Policy>,
+}
+
+impl HostPolicy {
+    /// The filter for what leaves the device.
+    ///
+    /// # Errors
+    /// What is wrong with `[host.privacy]`; nothing in a policy that
+    /// [`TrustPolicy::from_toml`] gave.
+    pub fn privacy_filter(&self) -> Result<Filter, privacy::PolicyError> {
+        match &self.privacy {
+            Some(policy) => Filter::new(policy),
+            None => Filter::new(&Policy::counts()),
+        }
+    }
 }
 
 /// Which packages a host accepts: those that enough of its keys have signed,
@@ -129,6 +151,11 @@ pub struct HostPolicy {
 ///     wasi = false
 ///     limits = { memory_bytes = 33554432, time_ms = 250 }
 ///     model-bytes = 268435456
+///
+///     [[host.privacy.rule]]              # what monitors may tell outside
+///     monitor = "monitor-drift"          # without a rule: counts, and nothing
+///     fields = ["rows", "*/bins"]        # that tells of single rows
+///     mechanism = "none"
 /// "#)?;
 /// assert_eq!(policy.floor("shuttle-anomaly"), 3);
 /// # Ok::<(), headland_package::PolicyError>(())
@@ -194,6 +221,7 @@ impl TrustPolicy {
         policy.revoked_packages = file.revoked_packages;
         policy.packages = file.packages;
         policy.floors = file.floors;
+        file.host.privacy_filter()?;
         policy.host = file.host;
         Ok(policy)
     }
@@ -406,6 +434,7 @@ mod tests {
             model_bytes: Some(1 << 28),
             device_model_bytes: Some(1 << 30),
             limits,
+            privacy: None,
         });
         assert_eq!(TrustPolicy::from_toml(&policy.to_toml().unwrap()).unwrap(), policy);
     }
@@ -418,6 +447,7 @@ mod tests {
             model_bytes: None,
             device_model_bytes: None,
             limits: Limits::default(),
+            privacy: None,
         };
         assert_eq!(policy.host(), &nothing);
         assert!(policy.allows("a") && !policy.allows("b"));

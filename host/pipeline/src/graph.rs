@@ -3,21 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
+    labels::MAX_WAITING_ROWS,
     row::MAX_COLUMNS,
-    spec::{MonitorSpec, PipelineSpec, Reduce, StageKind, StageSpec},
+    spec::{ExplainerSpec, MonitorSpec, PipelineSpec, Reduce, StageKind, StageSpec},
 };
 
 /// The most stages that a pipeline may have.
 pub const MAX_STAGES: usize = 64;
 /// The most monitors that a pipeline may have.
 pub const MAX_MONITORS: usize = 16;
+/// The most explainers that a pipeline may have.
+pub const MAX_EXPLAINERS: usize = 16;
 /// The most ways that all routers of a pipeline together may have.
 pub const MAX_ROUTES: usize = 4_096;
 /// The most frames that may wait.
 pub const MAX_QUEUE_FRAMES: u64 = 65_536;
 /// The most rows that may wait for a monitor, or go to it in one batch.
 pub const MAX_QUEUE_ROWS: u64 = 1 << 20;
-/// The longest id of a stage or monitor, in bytes.
+/// The longest id of a stage, monitor or explainer, in bytes.
 pub const MAX_ID_BYTES: usize = 64;
 /// The most rows of a batch.
 pub const MAX_BATCH_ROWS: u64 = 4_096;
@@ -163,6 +166,8 @@ pub struct Graph {
     /// Whether shadows or monitors read what the source gave.
     pub(crate) keeps_source: bool,
     pub(crate) monitors: Vec<Monitor>,
+    /// The stage that each explainer explains.
+    explained: Vec<usize>,
 }
 
 impl Graph {
@@ -206,6 +211,11 @@ impl Graph {
             .iter()
             .map(|monitor| resolve_monitor(&spec, monitor, output, shadows))
             .collect::<Result<Vec<_>, _>>()?;
+        let explained = spec
+            .explainer
+            .iter()
+            .map(|explainer| resolve_explainer(&spec.stage, explainer))
+            .collect::<Result<Vec<_>, _>>()?;
 
         let invoked = indices(&spec.stage, StageSpec::is_invoked);
         let entries = invoked
@@ -237,7 +247,20 @@ impl Graph {
             kept,
             keeps_source,
             monitors,
+            explained,
         })
+    }
+
+    /// The same pipeline without monitors and shadows, for a run that nobody is
+    /// to see. Stages have the same indices.
+    pub fn alone(&self) -> Self {
+        let mut alone = self.clone();
+        alone.spec.monitor.clear();
+        alone.monitors.clear();
+        alone.shadows = StageSet::default();
+        alone.kept = StageSet::default();
+        alone.keeps_source = false;
+        alone
     }
 
     /// The pipeline as it was given.
@@ -253,6 +276,11 @@ impl Graph {
     /// The monitors; a command's `monitor` is an index into them.
     pub fn monitors(&self) -> &[MonitorSpec] {
         &self.spec.monitor
+    }
+
+    /// The explainers, each with the index of the stage that it explains.
+    pub fn explainers(&self) -> impl Iterator<Item = (&ExplainerSpec, usize)> {
+        self.spec.explainer.iter().zip(self.explained.iter().copied())
     }
 
     /// The index of the stage whose result is the pipeline's.
@@ -291,9 +319,14 @@ fn check_names(spec: &PipelineSpec) -> Result<(), GraphError> {
     if spec.monitor.len() > MAX_MONITORS {
         return Err(GraphError::TooManyMonitors { monitors: spec.monitor.len() });
     }
+    if spec.explainer.len() > MAX_EXPLAINERS {
+        return Err(GraphError::TooManyExplainers { explainers: spec.explainer.len() });
+    }
     let mut seen = BTreeSet::new();
     let stage_ids = spec.stage.iter().map(|stage| &stage.id);
-    for id in stage_ids.chain(spec.monitor.iter().map(|monitor| &monitor.id)) {
+    let monitor_ids = spec.monitor.iter().map(|monitor| &monitor.id);
+    let explainer_ids = spec.explainer.iter().map(|explainer| &explainer.id);
+    for id in stage_ids.chain(monitor_ids).chain(explainer_ids) {
         if id == SOURCE || id == PREDICTION {
             return Err(GraphError::ReservedId { id: id.clone() });
         }
@@ -330,6 +363,11 @@ fn check_names(spec: &PipelineSpec) -> Result<(), GraphError> {
         entry(place(), "component", &monitor.component)?;
         monitor.reference.iter().try_for_each(|name| entry(place(), "reference", name))?;
     }
+    for explainer in &spec.explainer {
+        let place = || format!("explainer {:?}", explainer.id);
+        entry(place(), "component", &explainer.component)?;
+        explainer.models.iter().try_for_each(|model| entry(place(), "models", model))?;
+    }
     Ok(())
 }
 
@@ -364,7 +402,20 @@ fn check_values(spec: &PipelineSpec) -> Result<(), GraphError> {
         range(&place, "queue", monitor.queue.into(), MAX_QUEUE_ROWS)?;
         range(&place, "batch-rows", monitor.batch_rows.into(), monitor.queue.into())?;
         range(&place, "window-rows", monitor.window_rows.into(), u64::MAX)?;
+        if let Some(percent) = monitor.max_percent {
+            range(&place, "max-percent", percent.into(), 100)?;
+        }
+        if let Some(labels) = monitor.labels {
+            range(&place, "labels.wait", labels.wait.into(), MAX_WAITING_ROWS.into())?;
+        }
         for (key, asked) in monitor.limits.asked() {
+            range(&place, key, asked, u64::MAX)?;
+        }
+    }
+    for explainer in &spec.explainer {
+        let place = format!("explainer {:?}", explainer.id);
+        range(&place, "max-model-calls", explainer.max_model_calls.into(), u64::MAX)?;
+        for (key, asked) in explainer.limits.asked() {
             range(&place, key, asked, u64::MAX)?;
         }
     }
@@ -791,6 +842,26 @@ fn resolve_monitor(
     Ok(resolved)
 }
 
+/// The stage that an explainer explains.
+fn resolve_explainer(stages: &[StageSpec], explainer: &ExplainerSpec) -> Result<usize, GraphError> {
+    let id = || explainer.id.clone();
+    let of = || explainer.of.clone();
+    if explainer.device.is_some() && explainer.models.is_empty() {
+        return Err(GraphError::ExplainerDevice { explainer: id() });
+    }
+    let stage = find(stages, &explainer.of)
+        .ok_or_else(|| GraphError::UnknownExplained { explainer: id(), of: of() })?;
+    // What the scheduler does itself is no model's work, and a shadow has no
+    // part in the prediction.
+    let reason = match &stages[stage] {
+        shadow if shadow.shadow => "it is a shadow",
+        StageSpec { kind: StageKind::Router { .. }, .. } => "it is a router",
+        StageSpec { kind: StageKind::Combine { .. }, .. } => "it is a combiner",
+        _ => return Ok(stage),
+    };
+    Err(GraphError::NotExplained { explainer: id(), of: of(), reason })
+}
+
 /// Why a pipeline makes no sense.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GraphError {
@@ -809,6 +880,12 @@ pub enum GraphError {
         /// How many.
         monitors: usize,
     },
+    /// More than [`MAX_EXPLAINERS`].
+    #[error("the pipeline has {explainers} explainers, more than the {MAX_EXPLAINERS} allowed")]
+    TooManyExplainers {
+        /// How many.
+        explainers: usize,
+    },
     /// An id that means something else.
     #[error("no stage or monitor can be called {id:?}: inputs and taps use the word")]
     ReservedId {
@@ -822,7 +899,7 @@ pub enum GraphError {
         id: String,
     },
     /// Two of the same id.
-    #[error("two stages or monitors are called {id:?}")]
+    #[error("two stages, monitors or explainers are called {id:?}")]
     DuplicateId {
         /// The id.
         id: String,
@@ -1092,6 +1169,30 @@ pub enum GraphError {
         monitor: String,
         /// The column.
         column: String,
+    },
+    /// An explainer of no stage.
+    #[error("explainer {explainer:?} is `of` {of:?}, which is no stage")]
+    UnknownExplained {
+        /// The explainer.
+        explainer: String,
+        /// What it is of.
+        of: String,
+    },
+    /// An explainer of a stage that runs nothing, or has no say.
+    #[error("explainer {explainer:?} cannot explain stage {of:?}: {reason}")]
+    NotExplained {
+        /// The explainer.
+        explainer: String,
+        /// The stage.
+        of: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A device for an explainer that runs no model.
+    #[error("explainer {explainer:?} has `device`, which means nothing without `models`")]
+    ExplainerDevice {
+        /// The explainer.
+        explainer: String,
     },
     /// More than [`MAX_COLUMNS`] over all taps.
     #[error("monitor {monitor:?} names {columns} columns, more than the {MAX_COLUMNS} allowed")]

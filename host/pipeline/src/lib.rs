@@ -89,9 +89,17 @@
 //!     { from = "candidate.wear", columns = ["wear"], prefix = "candidate." },
 //!     { from = "prediction" },
 //! ]
+//!
+//! [[explainer]]                       # says why, when it is asked
+//! id = "why"
+//! component = "explainer-attribution"
+//! of = "network"                      # explains from what this stage took
+//! models = ["wear-v2"]                # the ONNX models that it may open
+//! max-model-calls = 10000             # an explanation; the default
+//! config = { model = "wear-v2", background = [[0.0, 0.0, 0.0]] }
 //! # "#;
 //! # let spec = headland_pipeline::PipelineSpec::from_toml(text)?;
-//! # assert_eq!((spec.stage.len(), spec.monitor.len()), (7, 1));
+//! # assert_eq!((spec.stage.len(), spec.monitor.len(), spec.explainer.len()), (7, 1, 1));
 //! # headland_pipeline::Graph::new(spec)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -242,6 +250,8 @@
 //! | `batch-rows` | integer | 32 | rows that one call of it is given |
 //! | `window-rows` | integer | 256 | rows that make a window, at whose end its findings are reported |
 //! | `queue` | integer | 1024 | rows that may wait for it; the oldest go when more come |
+//! | `max-percent` | integer | none | the most time that it may take, in percent of the stages' time, 1 to 100: beyond, it is shown every second, fourth and so on of the rows, by a hash of the frame's id |
+//! | `labels` | table | none | see [below](#labels) |
 //! | `limits` | table | | as a stage's |
 //!
 //! A monitor sees one row of each frame that started, once the frame is
@@ -261,33 +271,61 @@
 //! | tensors | a numeric column per element, named `tensor[i]` unless `columns` names them; with `reduce = "stats"` the columns `tensor.mean`, `tensor.std`, `tensor.min` and `tensor.max` |
 //! | a prediction, or a stage that gives one | `class` (categorical) and `score` of the best class, a numeric column per named value, and `alarm` (categorical) |
 //!
+//! ### Labels
+//!
+//! What was right is often known only later. A monitor with
+//! `labels = { wait = 1000 }` (the default of `wait`) sees a frame's row when
+//! the frame's label comes, with the label's columns added, or without them
+//! once `wait` later frames have come. A label whose row has gone is refused.
+//!
 //! A monitor has at most 1024 columns; a category has at most 256 bytes and a
 //! JSON payload at most 1 MiB. What goes beyond is left out and counted.
+//!
+//! ## Explainers
+//!
+//! | key | type | default | meaning |
+//! |---|---|---|---|
+//! | `id` | string | | as a stage's, and different from all others |
+//! | `component` | string | | the package's component of that name, of the world `explainer` |
+//! | `of` | stage id | | the stage that it explains: a component or a model, and no shadow |
+//! | `config` | table | `{}` | its configuration, given to it as JSON |
+//! | `models` | strings | `[]` | the package's ONNX models that it may open |
+//! | `device` | string | `"auto"` | where they run, as a stage's |
+//! | `max-model-calls` | integer | 10000 | how often it may run a model for one explanation; each row counts of a batch along a first dimension that the model leaves open |
+//! | `limits` | table | | as a stage's |
+//!
+//! An explainer is loaded and checked with the package, and called only when
+//! somebody asks why: never on a frame's way. It is given the tensors that the
+//! stage `of` took for the frame, and the pipeline's prediction where that is
+//! one. Where a fallback stood in for the stage, or a router passed it by,
+//! there is nothing to explain. At most 16 explainers.
 
 mod breaker;
 mod combine;
 mod graph;
+mod labels;
 mod row;
+mod sampler;
 mod scheduler;
 mod spec;
 mod stats;
 
 pub use breaker::BreakerState;
 pub use graph::{
-    Graph, GraphError, MAX_BATCH_DELAY_MS, MAX_BATCH_ROWS, MAX_ID_BYTES, MAX_MONITORS,
-    MAX_QUEUE_FRAMES, MAX_QUEUE_ROWS, MAX_ROUTES, MAX_STAGES,
+    Graph, GraphError, MAX_BATCH_DELAY_MS, MAX_BATCH_ROWS, MAX_EXPLAINERS, MAX_ID_BYTES,
+    MAX_MONITORS, MAX_QUEUE_FRAMES, MAX_QUEUE_ROWS, MAX_ROUTES, MAX_STAGES,
 };
-pub use row::{
-    Batch, Batcher, Cell, Column, ColumnValues, MAX_CATEGORY_BYTES, MAX_COLUMNS, MAX_JSON_BYTES,
-    Row,
-};
+pub use headland_monitor::{Batch, Column, ColumnValues};
+pub use labels::{LabelJoin, MAX_WAITING_ROWS};
+pub use row::{Batcher, Cell, MAX_CATEGORY_BYTES, MAX_COLUMNS, MAX_JSON_BYTES, Row};
+pub use sampler::Sampler;
 pub use scheduler::{
     CallId, Command, DropReason, FailureKind, MAX_AFTERMATH_BYTES, MAX_AFTERMATH_FRAMES, Scheduler,
     StageFailure, StageOutcome, StageOutput, StageRun,
 };
 pub use spec::{
-    BatchSpec, Branch, BreakerSpec, Combine, Device, LimitsSpec, MAX_SPEC_BYTES, MonitorSpec,
-    OnFull, PipelineSpec, QueueSpec, Reduce, SCHEMA, SourceSpec, SpecError, StageKind, StageSpec,
-    TapSpec, World,
+    BatchSpec, Branch, BreakerSpec, Combine, Device, ExplainerSpec, LabelsSpec, LimitsSpec,
+    MAX_SPEC_BYTES, MonitorSpec, OnFull, PipelineSpec, QueueSpec, Reduce, SCHEMA, SourceSpec,
+    SpecError, StageKind, StageSpec, TapSpec, World,
 };
 pub use stats::{MonitorStats, StageStats, Stats};

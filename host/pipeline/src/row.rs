@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use headland_monitor::{Batch, Column, ColumnValues};
 use headland_tensor::{DType, Frame, Prediction, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -39,43 +40,6 @@ pub struct Row {
     pub captured_at_ns: u64,
     /// The columns' names and values; no name comes twice.
     pub cells: Vec<(String, Cell)>,
-}
-
-/// The values of a column, one a row.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ColumnValues {
-    /// Numbers; NaN stands for a missing one.
-    Numeric(Vec<f64>),
-    /// Categories; absent stands for a missing one.
-    Categorical(Vec<Option<String>>),
-}
-
-/// One column of a batch.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Column {
-    /// The feature's name, unique within the batch.
-    pub name: String,
-    /// The values, one a row.
-    pub values: ColumnValues,
-}
-
-/// Rows that go to a monitor in one call, oldest first.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Batch {
-    /// The id of the frame that each row came from.
-    pub frame_ids: Vec<u64>,
-    /// When each row was captured, in nanoseconds since the Unix epoch.
-    pub captured_at_ns: Vec<u64>,
-    /// The columns, each with a value a row.
-    pub columns: Vec<Column>,
-}
-
-impl Batch {
-    /// How many rows.
-    pub fn rows(&self) -> usize {
-        self.frame_ids.len()
-    }
 }
 
 /// The queue of one monitor: takes rows, gives columnar batches.

@@ -39,6 +39,9 @@ pub struct PipelineSpec {
     /// The monitors.
     #[serde(default)]
     pub monitor: Vec<MonitorSpec>,
+    /// The explainers.
+    #[serde(default)]
+    pub explainer: Vec<ExplainerSpec>,
 }
 
 /// Where frames wait until they start.
@@ -261,7 +264,7 @@ impl Default for BreakerSpec {
     }
 }
 
-/// What a stage or monitor asks to use; a key that is absent asks for the
+/// What a stage, monitor or explainer asks to use; a key that is absent asks for the
 /// default of [`Limits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -347,9 +350,25 @@ pub struct MonitorSpec {
     /// How many rows may wait for it; the oldest go when more come.
     #[serde(default = "queue_rows")]
     pub queue: u32,
+    /// The most time that it may take, in percent of the stages' time; beyond,
+    /// it is shown a sample of the rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_percent: Option<u32>,
+    /// Whether its rows wait for labels that come later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<LabelsSpec>,
     /// What it asks to use.
     #[serde(default)]
     pub limits: LimitsSpec,
+}
+
+/// A monitor's wait for labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct LabelsSpec {
+    /// After how many later frames a row goes without its label.
+    #[serde(default = "wait_rows")]
+    pub wait: u32,
 }
 
 impl MonitorSpec {
@@ -369,6 +388,49 @@ fn window_rows() -> u32 {
 
 fn queue_rows() -> u32 {
     1024
+}
+
+fn wait_rows() -> u32 {
+    1000
+}
+
+/// One `[[explainer]]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ExplainerSpec {
+    /// The explainer's name in this file.
+    pub id: String,
+    /// The component's name in the package.
+    pub component: String,
+    /// The id of the stage that it explains: it is given what that stage took.
+    pub of: String,
+    /// Its configuration: a JSON object.
+    #[serde(default = "no_config", deserialize_with = "config")]
+    pub config: Value,
+    /// The package's ONNX models that it may open.
+    #[serde(default)]
+    pub models: Vec<String>,
+    /// Where to run them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<Device>,
+    /// How often it may run a model for one explanation; each row of a batch
+    /// counts.
+    #[serde(default = "max_model_calls")]
+    pub max_model_calls: u32,
+    /// What it asks to use.
+    #[serde(default)]
+    pub limits: LimitsSpec,
+}
+
+impl ExplainerSpec {
+    /// What the explainer may use: what it asks for, under the host's ceiling.
+    pub fn limits(&self, host_ceiling: Limits) -> Limits {
+        self.limits.resolve(host_ceiling)
+    }
+}
+
+fn max_model_calls() -> u32 {
+    10_000
 }
 
 /// One thing that a monitor sees of each frame.
@@ -610,7 +672,7 @@ impl PipelineSpec {
     /// Read a `pipeline.toml`.
     ///
     /// # Errors
-    /// [`SpecError`], which names the stage or monitor and the key.
+    /// [`SpecError`], which names the stage, monitor or explainer and the key.
     pub fn from_toml(text: &str) -> Result<Self, SpecError> {
         if text.len() > MAX_SPEC_BYTES {
             return Err(SpecError::TooLong { len_bytes: text.len() });
@@ -631,8 +693,12 @@ impl PipelineSpec {
             .into_iter()
             .map(|(place, table)| read(place, table))
             .collect::<Result<_, _>>()?;
+        let explainer = tables(&mut document, "explainer")?
+            .into_iter()
+            .map(|(place, table)| read(place, table))
+            .collect::<Result<_, _>>()?;
         let head: Self = read("pipeline".to_owned(), toml::Value::Table(document))?;
-        Ok(Self { stage, monitor, ..head })
+        Ok(Self { stage, monitor, explainer, ..head })
     }
 }
 
@@ -685,7 +751,7 @@ pub enum SpecError {
         /// What it says.
         found: String,
     },
-    /// A plain `stage` or `monitor` key where tables belong.
+    /// A plain `stage`, `monitor` or `explainer` key where tables belong.
     #[error("`{key}` must be tables: write `[[{key}]]`")]
     NotTables {
         /// The key.
@@ -694,7 +760,7 @@ pub enum SpecError {
     /// A key is missing, unknown, or of a wrong type.
     #[error("{place}: {problem}")]
     Key {
-        /// The stage, the monitor, or `pipeline` for the file's head.
+        /// The stage, monitor or explainer, or `pipeline` for the file's head.
         place: String,
         /// What is wrong, naming the key.
         problem: String,

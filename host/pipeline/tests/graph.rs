@@ -60,6 +60,70 @@ fn too_many_monitors() {
     assert_eq!(error.unwrap_err(), GraphError::TooManyMonitors { monitors: 17 });
 }
 
+/// The error of a pipeline with this explainer.
+fn explained(keys: &str) -> GraphError {
+    let head = format!(
+        "output = 'post'\nexplainer = [{{ id = 'why', component = 'e', {keys} }}]\n\
+         monitor = [{{ id = 'watch', component = 'c', taps = [{{ from = 'source' }}] }}]"
+    );
+    let stages = [
+        "split = { inputs = ['source'], router = [{ to = 'net', weight = 1 }] }",
+        "net = { inputs = ['split'] }",
+        "both = { inputs = ['net'], combine = 'mean' }",
+        &format!("post = {{ inputs = ['both'], {POST} }}"),
+        "next = { inputs = ['source'], shadow = true }",
+    ];
+    match graph_with(&head, &stages) {
+        Ok(_) => panic!("{keys} makes no sense"),
+        Err(e) => e,
+    }
+}
+
+#[test]
+fn an_explainer_of_no_stage() {
+    for of in ["nett", "watch", "source", "net.scores"] {
+        let explainer = "why".to_owned();
+        let error = GraphError::UnknownExplained { explainer, of: of.to_owned() };
+        assert_eq!(explained(&format!("of = '{of}'")), error);
+    }
+}
+
+#[test]
+fn an_explainer_of_a_stage_that_runs_nothing_or_has_no_say() {
+    for (of, reason) in
+        [("split", "it is a router"), ("both", "it is a combiner"), ("next", "it is a shadow")]
+    {
+        let (explainer, of) = ("why".to_owned(), of.to_owned());
+        let keys = format!("of = '{of}'");
+        assert_eq!(explained(&keys), GraphError::NotExplained { explainer, of, reason });
+    }
+}
+
+#[test]
+fn an_explainer_whose_keys_make_no_sense() {
+    let explainer = || "why".to_owned();
+    assert_eq!(
+        explained("of = 'net', device = 'cpu'"),
+        GraphError::ExplainerDevice { explainer: explainer() }
+    );
+    let none = explained("of = 'net', max-model-calls = 0").to_string();
+    assert!(none.starts_with("explainer \"why\": `max-model-calls` is 0"), "{none}");
+    let unnamed = explained("of = 'net', models = ['']").to_string();
+    assert_eq!(unnamed, "explainer \"why\": `models` has an empty name");
+    let head = "output = 'out'\nexplainer = [{ id = 'out', component = 'e', of = 'out' }]";
+    let twice = graph_with(head, &["out = { inputs = ['source'] }"]);
+    assert_eq!(twice.unwrap_err(), GraphError::DuplicateId { id: "out".into() });
+}
+
+#[test]
+fn an_explainer_knows_its_stage() {
+    let head = "output = 'out'\nexplainer = [{ id = 'why', component = 'e', of = 'net' }]";
+    let stages = ["out = { inputs = ['net'] }", "net = { inputs = ['source'] }"];
+    let graph = graph_with(head, &stages).unwrap();
+    let of: Vec<_> = graph.explainers().map(|(e, stage)| (e.id.as_str(), stage)).collect();
+    assert_eq!(of, [("why", 1)]);
+}
+
 #[test]
 fn ids_that_mean_something_else() {
     for id in ["source", "prediction"] {
@@ -81,7 +145,7 @@ fn ids_with_other_characters() {
 fn two_stages_of_one_id() {
     assert_eq!(
         refused(&["out = { inputs = ['source'] }", "out = { inputs = ['source'] }"]),
-        "two stages or monitors are called \"out\""
+        "two stages, monitors or explainers are called \"out\""
     );
 }
 

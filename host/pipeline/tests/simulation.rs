@@ -93,6 +93,7 @@ mod generate {
             output,
             stage: maker.stages,
             monitor,
+            explainer: Vec::new(),
         };
         Scene { seed, spec, names: maker.names, failures: *rng.pick(&[0, 50, 300]) }
     }
@@ -260,6 +261,8 @@ mod generate {
                 batch_rows: 1,
                 window_rows: 1,
                 queue: 1,
+                max_percent: None,
+                labels: None,
                 limits: LimitsSpec::default(),
             }
         }

@@ -89,6 +89,16 @@ taps = [
     { from = "prediction" },
 ]
 limits.time-ms = 50
+
+[[explainer]]
+id = "why"
+component = "explainer-attribution"
+of = "b"
+models = ["net"]
+device = "cpu"
+max-model-calls = 500
+config = { model = "net", background = [[0.5, 1.0]] }
+limits = { time-ms = 300 }
 "#;
 
 #[test]
@@ -129,6 +139,11 @@ fn every_key_is_read() {
     assert_eq!(monitor.taps[1].prefix, "next.");
     assert_eq!(monitor.taps[2].reduce, Reduce::Stats);
     assert_eq!(monitor.limits(Limits::default()).time_ms, 50);
+    let [explainer] = &spec.explainer[..] else { panic!() };
+    assert_eq!((explainer.of.as_str(), explainer.max_model_calls), ("b", 500));
+    assert_eq!((&explainer.models[..], explainer.device), (&["net".into()][..], Some(Device::Cpu)));
+    assert_eq!(explainer.config, json!({"model": "net", "background": [[0.5, 1.0]]}));
+    assert_eq!(explainer.limits(Limits::default()).time_ms, 300);
     Graph::new(spec).unwrap();
 }
 
@@ -230,6 +245,8 @@ fn keys_that_are_unknown_name_their_stage_monitor_or_the_head() {
     assert!(nested.contains("breaker"), "{nested}");
     let limit = refused("memory-mib", "memory-mb").to_string();
     assert!(limit.starts_with("stage \"pre\": unknown field `memory-mb`"), "{limit}");
+    let explainer = refused("max-model-calls", "max-calls").to_string();
+    assert!(explainer.starts_with("explainer \"why\": unknown field `max-calls`"), "{explainer}");
     let tap = refused("prefix =", "prefx =").to_string();
     assert!(tap.starts_with("monitor \"quality\": unknown field `prefx`"), "{tap}");
     let branch = refused("weight = 9", "weight = 9, share = 1").to_string();

@@ -115,8 +115,10 @@ impl wit::HostModel for StageState {
     ) -> wasmtime::Result<Outputs> {
         self.enter()?;
         let inputs = self.take(inputs)?;
+        let model = Arc::clone(&self.table.get(&this)?.0);
+        self.enter_model(model.info(), &inputs)?;
         let deadline = Some(self.budget.deadline);
-        let result = self.table.get(&this)?.0.run_until(&inputs, deadline);
+        let result = model.run_until(&inputs, deadline);
         self.finish(&inputs, result)
     }
 
@@ -135,10 +137,10 @@ impl wit::HostModel for StageState {
             return Ok(Err(too_many_open()));
         }
         let model = Arc::clone(&self.table.get(&this)?.0);
-        match Session::new(model, bindings) {
+        match Session::new(Arc::clone(&model), bindings) {
             Ok(session) => {
                 self.open += 1;
-                Ok(Ok(self.table.push(OpenSession(session))?))
+                Ok(Ok(self.table.push(OpenSession { session, model })?))
             }
             Err(e) => Ok(Err(e.into())),
         }
@@ -159,14 +161,16 @@ impl wit::HostSession for StageState {
     ) -> wasmtime::Result<Outputs> {
         self.enter()?;
         let inputs = self.take(inputs)?;
+        let model = Arc::clone(&self.table.get(&this)?.model);
+        self.enter_model(model.info(), &inputs)?;
         let deadline = Some(self.budget.deadline);
-        let result = self.table.get_mut(&this)?.0.run_until(&inputs, deadline);
+        let result = self.table.get_mut(&this)?.session.run_until(&inputs, deadline);
         self.finish(&inputs, result)
     }
 
     fn reset(&mut self, this: Resource<OpenSession>) -> wasmtime::Result<()> {
         self.enter()?;
-        self.table.get_mut(&this)?.0.reset();
+        self.table.get_mut(&this)?.session.reset();
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use headland_inference::{Model, Session};
+use headland_inference::{Dimension, Model, ModelInfo, Session};
 use headland_tensor::{Limits, NamedTensors, Tensor};
 use serde::{Deserialize, Serialize};
 use wasmtime::{
@@ -125,6 +125,14 @@ pub enum LimitHit {
     /// Calls into the host.
     #[error("hostcall limit: more than {0} calls into the host in one call of the stage")]
     Hostcalls(u64),
+    /// Runs of models.
+    #[error("model call limit: {wanted} runs of models wanted in one call, {limit} allowed")]
+    ModelCalls {
+        /// What the component would come to with one run more.
+        wanted: u64,
+        /// What it may have.
+        limit: u64,
+    },
 }
 
 /// Enforces a stage's memory and table limits, and remembers the first one
@@ -193,6 +201,8 @@ struct Budget {
     /// When the call must be over.
     deadline: Instant,
     hostcalls: u64,
+    /// Runs of models so far; each row of a batch counts.
+    model_calls: u64,
     log_lines: u32,
 }
 
@@ -241,6 +251,8 @@ pub(crate) struct StageState {
     open: usize,
     pub(crate) guard: ResourceGuard,
     limits: Limits,
+    /// Runs of models that one call may make.
+    pub(crate) max_model_calls: u64,
     budget: Budget,
     pub(crate) copies: Copies,
     models: BTreeMap<String, Arc<dyn Model>>,
@@ -265,7 +277,8 @@ impl StageState {
             open: 0,
             guard: ResourceGuard { limits, hit: None, memory_bytes: 0, growth_bytes: 0 },
             limits,
-            budget: Budget { deadline: Instant::now(), hostcalls: 0, log_lines: 0 },
+            max_model_calls: u64::MAX,
+            budget: Budget { deadline: Instant::now(), hostcalls: 0, model_calls: 0, log_lines: 0 },
             copies: Copies::default(),
             models,
             stage: stage.to_owned(),
@@ -279,6 +292,7 @@ impl StageState {
         self.budget = Budget {
             deadline: Instant::now() + Duration::from_millis(self.limits.time_ms),
             hostcalls: self.limits.hostcalls,
+            model_calls: 0,
             log_lines: log::MAX_LINES_PER_CALL,
         };
         self.copies = Copies::default();
@@ -299,6 +313,23 @@ impl StageState {
                 Err(wasmtime::Error::new(hit))
             }
         }
+    }
+
+    /// Count one run of a model, before it is made.
+    fn enter_model(&mut self, model: &ModelInfo, inputs: &NamedTensors) -> wasmtime::Result<()> {
+        let wanted = self.budget.model_calls.saturating_add(rows(model, inputs));
+        if wanted > self.max_model_calls {
+            let hit = LimitHit::ModelCalls { wanted, limit: self.max_model_calls };
+            self.guard.hit.get_or_insert(hit.clone());
+            return Err(wasmtime::Error::new(hit));
+        }
+        self.budget.model_calls = wanted;
+        Ok(())
+    }
+
+    /// Runs of models that the last call made.
+    pub(crate) fn model_calls(&self) -> u64 {
+        self.budget.model_calls
     }
 
     /// Whether the instance may hold `tensor`, too.
@@ -339,6 +370,11 @@ impl StageState {
         Ok(given)
     }
 
+    /// Take one tensor back from it.
+    pub(crate) fn take_one(&mut self, handle: Resource<Tensor>) -> wasmtime::Result<Tensor> {
+        self.pop(handle)
+    }
+
     /// Take tensors back from it.
     pub(crate) fn take(
         &mut self,
@@ -348,11 +384,26 @@ impl StageState {
     }
 }
 
+/// What a run of a model counts as: the rows of a batch, where the model leaves
+/// the first dimension open.
+fn rows(model: &ModelInfo, inputs: &NamedTensors) -> u64 {
+    let open = |name: &str| {
+        let info = model.inputs.iter().find(|i| i.name == name);
+        info.is_some_and(|i| matches!(i.shape.first(), Some(Dimension::Symbolic(_))))
+    };
+    let batches = inputs.iter().filter(|(name, _)| open(name));
+    let rows = batches.filter_map(|(_, tensor)| tensor.shape().dims().first());
+    rows.max().map_or(1, |&rows| u64::from(rows.max(1)))
+}
+
 /// An open model: the component's handle to a model of the manifest.
 pub struct OpenModel(Arc<dyn Model>);
 
 /// An open session of a stateful model.
-pub struct OpenSession(Session);
+pub struct OpenSession {
+    session: Session,
+    model: Arc<dyn Model>,
+}
 
 /// Define what a component of `world` may import, and nothing else.
 pub(crate) fn add_to_linker(

@@ -21,7 +21,8 @@ pub fn hostile(feature: &'static str) -> Arc<[u8]> {
     guest("hostile", feature)
 }
 
-/// A component of a guest crate of this workspace, built for one feature.
+/// A component of a guest crate of this workspace, built for one feature; for
+/// none where that is empty.
 pub fn guest(package: &'static str, feature: &'static str) -> Arc<[u8]> {
     type Built = Mutex<HashMap<(&'static str, &'static str), Arc<[u8]>>>;
     static BUILT: LazyLock<Built> = LazyLock::new(Mutex::default);

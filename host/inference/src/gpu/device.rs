@@ -110,6 +110,16 @@ impl Device {
         }
     }
 
+    /// Have `tell` called with the reason when the adapter is lost, be it by
+    /// [`close`](Self::close). Only in a browser, where a device tells all who
+    /// asked; natively it tells the last one, which is burn.
+    #[cfg(target_family = "wasm")]
+    pub fn on_lost(&self, tell: impl Fn(String) + Send + 'static) {
+        if let Some(device) = &self.wgpu {
+            device.set_device_lost_callback(move |_, reason| tell(reason));
+        }
+    }
+
     /// Open the best adapter that is hardware; none where there is none. A
     /// rasteriser in software is never faster than the CPU that it runs on.
     #[cfg(not(target_family = "wasm"))]

@@ -10,6 +10,7 @@
 
 mod device;
 mod ops;
+mod resident;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,6 +23,7 @@ use serde::Serialize;
 
 use device::guard;
 pub use device::{Adapter, Device, DeviceTensor};
+pub use resident::{Residents, Started};
 
 use crate::{
     Engine, Executor, InferenceError, Interpreted, LoadLimits, Model, ModelInfo, State,
@@ -111,23 +113,42 @@ impl GpuModel {
     /// # Errors
     /// As [`Model::run_until`].
     pub async fn run_async(
-        &self,
+        self: &Arc<Self>,
         inputs: &[(String, Tensor)],
     ) -> Result<NamedTensors, InferenceError> {
-        let fed = from_tensors(&self.info.bind(inputs)?)?;
+        self.start(inputs, &Residents::default())?.read().await
+    }
+
+    /// Tell the device all there is to do for one run, and wait for nothing.
+    /// Inputs that are stand-ins of `residents` are there already.
+    ///
+    /// # Errors
+    /// As [`run_async`](Self::run_async), but for what only shows when outputs
+    /// are read.
+    pub fn start(
+        self: &Arc<Self>,
+        inputs: &[(String, Tensor)],
+        residents: &Residents,
+    ) -> Result<Started, InferenceError> {
+        let bound = self.info.bind(inputs)?;
+        let fed = bound.iter().map(|tensor| residents.value(tensor)).collect::<OpResult<_>>();
+        let fed = fed.map_err(OpError::outside)?;
         let made = self.lane.run(&self.model, fed, None)?;
-        let mut outputs = Vec::with_capacity(made.len());
-        for value in made {
-            outputs.push(match value {
-                Value::Device(tensor) => {
-                    self.lane.lock().transfers.outputs += 1;
-                    let read = self.lane.device.download_async(&tensor).await;
-                    read.map_err(OpError::outside)?.into()
-                }
-                other => other,
-            });
+        Ok(Started::new(Arc::clone(self), made))
+    }
+
+    /// Run once on zeros and await the end of it, so that shaders are compiled
+    /// before they are needed; see [`Model::warm_up`].
+    ///
+    /// # Errors
+    /// As [`run_async`](Self::run_async): what refuses zeros of the declared
+    /// shapes may take something real, but for [`InferenceError::Unsupported`] and
+    /// [`InferenceError::Device`] there is no hope.
+    pub async fn warm_up_async(self: &Arc<Self>) -> Result<(), InferenceError> {
+        match self.info.zeros() {
+            Some(zeros) => self.run_async(&zeros).await.map(drop),
+            None => Ok(()),
         }
-        to_tensors(&self.info.outputs, outputs)
     }
 
     /// Copies between host and device in the runs so far.
@@ -339,6 +360,12 @@ impl Lane {
             state.resident.insert(identity, tensor.clone());
         }
         Ok(tensor)
+    }
+
+    /// A tensor that the model gives, in host memory when it is there.
+    async fn read(&self, tensor: &DeviceTensor) -> Result<Array, InferenceError> {
+        self.lock().transfers.outputs += 1;
+        self.device.download_async(tensor).await.map_err(OpError::outside)
     }
 
     /// A value in host memory, for what runs there.

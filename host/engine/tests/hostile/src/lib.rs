@@ -47,6 +47,14 @@ enum Attack {
     UngrantedModel,
     DuplicateOutput,
     Refuse,
+    /// One run of a model more than is allowed.
+    ModelRuns,
+    /// One row more than are allowed, in one run.
+    ModelRows,
+    /// An attribution of an input that was not given.
+    UnknownInput,
+    /// An attribution of another shape than the input's.
+    WrongShape,
 }
 
 #[link(wasm_import_module = "headland:pipeline/log@0.1.0")]
@@ -94,7 +102,7 @@ fn strike(attack: Attack) -> Result<()> {
 pub struct Attacker {
     config: Config,
     calls: u64,
-    #[cfg(not(feature = "monitor"))]
+    #[cfg(not(any(feature = "monitor", feature = "explainer")))]
     kept: Vec<headland_sdk::Tensor>,
 }
 
@@ -103,7 +111,7 @@ impl Attacker {
         Self {
             config,
             calls: 0,
-            #[cfg(not(feature = "monitor"))]
+            #[cfg(not(any(feature = "monitor", feature = "explainer")))]
             kept: Vec::new(),
         }
     }
@@ -126,7 +134,7 @@ impl Drop for Attacker {
 }
 
 /// Attacks through tensors and models.
-#[cfg(not(feature = "monitor"))]
+#[cfg(not(any(feature = "monitor", feature = "explainer")))]
 mod stage {
     use super::*;
     use headland_sdk::{DType, Tensor, Tensors};
@@ -233,6 +241,81 @@ mod world {
     }
 
     headland_sdk::export!(Attacker as postprocess);
+}
+
+/// Explains nothing: every element contributed zero.
+#[cfg(feature = "explainer")]
+mod world {
+    use super::*;
+    use headland_sdk::{Attribution, Frame, Prediction, Tensor, Tensors, inference::Model};
+
+    impl Attacker {
+        /// Run the model on `rows` times the input.
+        fn ask(model: &Model, input: &headland_sdk::Input, rows: u32) -> Result<f64> {
+            let one = input.to_vec::<f32>()?;
+            let mut shape = input.shape();
+            shape[0] = rows;
+            let all = Tensor::from_slice(&shape, &one.repeat(rows as usize))?;
+            let given = model.run(Tensors::new().with(input.name(), all).into())?;
+            Ok(Tensors::from(given).get_or_only(None)?.to_f64()?[0])
+        }
+    }
+
+    impl headland_sdk::Explainer for Attacker {
+        type Config = Config;
+
+        fn new(config: Config) -> Result<Self> {
+            if config.attack == Attack::UngrantedModel {
+                Model::open("somebody-elses")?;
+            }
+            Ok(Self::new(config))
+        }
+
+        fn explain(
+            &mut self,
+            _: &Frame,
+            inputs: Tensors,
+            _: &Prediction,
+            max_model_calls: u32,
+        ) -> Result<Vec<Attribution>> {
+            let attack = self.next();
+            strike(attack)?;
+            let input = inputs.get_or_only(None)?;
+            let model = Model::open("net")?;
+            match attack {
+                Attack::ModelRuns => {
+                    for _ in 0..=max_model_calls {
+                        Self::ask(&model, &input, 1)?;
+                    }
+                }
+                Attack::ModelRows => {
+                    Self::ask(&model, &input, max_model_calls + 1)?;
+                }
+                _ => {}
+            }
+            let mut shape = input.shape();
+            if attack == Attack::WrongShape {
+                shape.push(1);
+            }
+            let value = if attack == Attack::NanStorm { f32::NAN } else { 0.0 };
+            let name = if attack == Attack::UnknownInput { "elsewhere" } else { input.name() };
+            let honest = || -> Result<Attribution> {
+                Ok(Attribution {
+                    input: name.to_owned(),
+                    values: Tensor::from_slice(&shape, &vec![value; input.to_f64()?.len()])?,
+                    base_value: Self::ask(&model, &input, 1)?,
+                    model_calls: 1,
+                })
+            };
+            let mut told = vec![honest()?];
+            if attack == Attack::DuplicateOutput {
+                told.push(honest()?);
+            }
+            Ok(told)
+        }
+    }
+
+    headland_sdk::export!(Attacker as explainer);
 }
 
 #[cfg(feature = "monitor")]

@@ -39,6 +39,16 @@ fn scalar(value: f32) -> Scalar {
     Scalar::Float(value.into())
 }
 
+/// The hyperbolic tangent. A browser may compute it by exponentials, which give NaN
+/// far out (Chromium on SwiftShader does); in f32, it is 1 from 9.02 on.
+pub(super) fn tanh(t: T) -> T {
+    D::float_tanh(if cfg!(target_family = "wasm") {
+        D::float_clamp(t, scalar(-10.0), scalar(10.0))
+    } else {
+        t
+    })
+}
+
 fn unary(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
     let x = call.float(0)?;
     let t = x.tensor.clone();
@@ -62,7 +72,7 @@ fn unary(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
         "Atan" => D::float_atan(t),
         "Sinh" => D::float_sinh(t),
         "Cosh" => D::float_cosh(t),
-        "Tanh" => D::float_tanh(t),
+        "Tanh" => tanh(t),
         "Asinh" => D::float_asinh(t),
         "Acosh" => D::float_acosh(t),
         "Atanh" => D::float_atanh(t),
@@ -73,7 +83,7 @@ fn unary(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
             let below = D::float_add_scalar(D::float_abs(t.clone()), scalar(1.0));
             D::float_div(t, below)
         }
-        "Mish" => D::float_mul(t.clone(), D::float_tanh(softplus(t))),
+        "Mish" => D::float_mul(t.clone(), tanh(softplus(t))),
         "HardSwish" => {
             let gate = D::hard_sigmoid(t.clone(), Scalar::Float(1.0 / 6.0), scalar(0.5));
             D::float_mul(t, gate)
@@ -103,7 +113,7 @@ fn unary(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
             let inner = D::float_add(t.clone(), D::float_mul_scalar(cube, scalar(0.044_715)));
             // sqrt(2 / pi)
             let inner = D::float_mul_scalar(inner, Scalar::Float(0.797_884_560_802_865_4));
-            let gate = D::float_add_scalar(D::float_tanh(inner), scalar(1.0));
+            let gate = D::float_add_scalar(tanh(inner), scalar(1.0));
             D::float_mul_scalar(D::float_mul(t, gate), scalar(0.5))
         }
         "Gelu" => {

@@ -10,7 +10,10 @@ use burn_backend::{
 };
 use burn_dispatch::{Dispatch as D, DispatchTensor as T};
 
-use super::{DeviceCall, Op, alike, linear::product, part_at, permute, shape::range, stack};
+use super::{
+    DeviceCall, Op, alike, elementwise::tanh, linear::product, part_at, permute, shape::range,
+    stack,
+};
 use crate::{
     gpu::device::{DeviceTensor, float_type},
     interpreter::{OpError, OpResult},
@@ -133,7 +136,7 @@ fn recurrent(call: &DeviceCall<'_>) -> OpResult<Vec<Value>> {
                 _ => {
                     let sum = add(&product(call, &h, &weights.r)?, &weights.hidden_bias)?;
                     let sum = D::float_add(gate_inputs.tensor, sum.tensor);
-                    (DeviceTensor::new(D::float_tanh(sum), x.element()), c)
+                    (DeviceTensor::new(tanh(sum), x.element()), c)
                 }
             };
             outputs.push(h.clone());
@@ -173,10 +176,10 @@ fn lstm(
     let input = D::sigmoid(gate(&sum, 0, hidden)?);
     let output = D::sigmoid(gate(&sum, 1, hidden)?);
     let forget = D::sigmoid(gate(&sum, 2, hidden)?);
-    let cell = D::float_tanh(gate(&sum, 3, hidden)?);
+    let cell = tanh(gate(&sum, 3, hidden)?);
     let kept = D::float_mul(forget, c.tensor.clone());
     let c = D::float_add(kept, D::float_mul(input, cell));
-    let h = D::float_mul(output, D::float_tanh(c.clone()));
+    let h = D::float_mul(output, tanh(c.clone()));
     Ok((DeviceTensor::new(h, inputs.element()), DeviceTensor::new(c, inputs.element())))
 }
 
@@ -212,7 +215,7 @@ fn gru(
         let kept = DeviceTensor::new(D::float_mul(reset, h.tensor.clone()), h.element());
         add(&product(call, &kept, &r_hidden)?, &bias_hidden)?.tensor
     };
-    let candidate = D::float_tanh(D::float_add(in_hidden.tensor, candidate));
+    let candidate = tanh(D::float_add(in_hidden.tensor, candidate));
     // (1 - z) * candidate + z * h, with one product less.
     let change = D::float_mul(update, D::float_sub(h.tensor.clone(), candidate.clone()));
     Ok(DeviceTensor::new(D::float_add(candidate, change), h.element()))
