@@ -280,11 +280,21 @@ function showPackage({ info, origin }, ms) {
     digest: code(info.digest),
     "signed by": element("span", "", ...(info.signers ?? []).flatMap((signer) => [code(`key ${signer}`), " "])),
     stages: info.stages.map((stage) => stage.id).join(", "),
+    models: info.stages.filter(({ runs }) => runs.startsWith("model ")).map(({ runs }) => runs).join("; ") || "none of its own",
     monitors: info.monitors.join(", ") || "none",
     bytes: `${bytesText(origin.bytes)}, verified and ready in ${ms.toFixed(0)} ms`,
   };
   $("#package").replaceChildren(...Object.entries(facts).flatMap(([name, value]) => [element("dt", "", name), element("dd", "", value)]));
   $("#source").textContent = SOURCES[origin.from](bytesText(origin.bytes));
+}
+
+/** Where it runs, and what auto measured. */
+function showDevice(pipeline, { cpuUs, gpuUs } = {}) {
+  const name = { cpu: "CPU", gpu: "WebGPU" }[pipeline.device];
+  const ms = (us) => `${(us / 1000).toFixed(2)} ms`;
+  const measured = cpuUs === undefined ? "" : `, measured: CPU ${ms(cpuUs)}, WebGPU ${gpuUs === null ? "not at all" : ms(gpuUs)}`;
+  $("#device").textContent = `on ${name}${measured}`;
+  $("#device").dataset.device = pipeline.device;
 }
 
 async function tryTampered() {
@@ -340,16 +350,25 @@ async function start() {
   $("#frames").dataset.count = 0;
   $("#refusal").hidden = true;
   $("#problem").hidden = true;
+  $("#device").textContent = "";
   $("#findings").replaceChildren(element("li", "quiet empty", "the first window is filling"));
   latency.clear();
   try {
     const onProgress = ({ loaded, total }) => ($("#progress").value = total ? loaded / total : 0);
     const begun = performance.now();
-    const pipeline = await runtime.load(example.package, { signal: abort.signal, onProgress });
+    const device = document.querySelector("input[name=device]:checked").value;
+    const pipeline = await runtime.load(example.package, { signal: abort.signal, onProgress, device });
     mine.pipeline = pipeline;
     pipeline.addEventListener("window", showWindow);
     pipeline.addEventListener("disabled", ({ detail }) => problem(new Error(`${detail.monitor ?? "the package"}: ${detail.reason}`)));
-    showPackage(pipeline, performance.now() - begun);
+    const ms = performance.now() - begun;
+    showPackage(pipeline, ms);
+    showDevice(pipeline);
+    pipeline.addEventListener("device", ({ detail }) => {
+      if (current !== mine) return;
+      showPackage(pipeline, ms);
+      showDevice(pipeline, detail);
+    });
     $("#tamper").disabled = $("#reload").disabled = false;
     document.body.dataset.state = "running";
     await example.play(pipeline, abort.signal);
@@ -388,7 +407,8 @@ async function main() {
   $("#tamper").addEventListener("click", tryTampered);
   $("#reload").addEventListener("click", start);
   if (Headland.gpuAvailable) $("#gpu input").disabled = false;
-  else $("#gpu small").textContent = "comes with the GPU tier";
+  else $("#gpu small").textContent = "not in this browser";
+  for (const input of document.querySelectorAll("input[name=device]")) input.addEventListener("change", start);
   latency.onSummary = ({ p50, p95, p99 }) => {
     const ms = (value) => `${value.toFixed(2)} ms`;
     const numbers = Object.entries({ p50, p95, p99 });

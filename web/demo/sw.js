@@ -7,7 +7,7 @@ const NAME = "headland-demo-v1";
 const PAGE = ["./", "./demo.css", "./demo.js", "./charts.js", "./tamper.js"];
 const RUNTIME = [
   "index.js", "worker.js", "host.js", "watch.js", "errors.js", "support.js", "inputs.js", "download.js",
-  "cache.js", "floors.js", "telemetry.js", "headland_web.js", "headland_web_bg.wasm",
+  "cache.js", "floors.js", "telemetry.js", "gpu.js", "wasm.js", "headland_web.js", "headland_web_bg.wasm",
 ].map((name) => `../package/${name}`);
 const POLICY = "../packages/trust.toml";
 
@@ -29,7 +29,9 @@ async function answer(request) {
   const cache = await caches.open(NAME);
   try {
     const response = await fetch(request);
-    if (response.ok && (await cache.match(request))) await cache.put(request, response.clone());
+    // The build for the GPU is kept once it was used.
+    const isKept = request.url.includes("/headland_web_gpu") || (await cache.match(request));
+    if (response.ok && isKept) await cache.put(request, response.clone());
     return response;
   } catch (error) {
     const kept = await cache.match(request, { ignoreSearch: true });

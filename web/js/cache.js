@@ -1,10 +1,15 @@
-// Packages by digest in Cache Storage, and which digest an address had last.
+// Packages by digest in Cache Storage, which digest an address had last, and what
+// was measured of a package on an adapter.
 // A cached package is verified like any other when it is loaded: the cache is
 // for speed and for being offline, not for trust.
 
 const NAME = "headland-packages-v1";
 const BLOB = "/.headland/sha256/";
 const ADDRESS = "/.headland/address/";
+const MEASURED = "/.headland/measured/";
+
+/** Measurements that are kept; the oldest go. */
+const MAX_MEASURED = 256;
 
 export const DEFAULT_BUDGET = 256 * 1024 * 1024;
 
@@ -83,6 +88,19 @@ export class PackageCache {
     return [...packages.values()].sort((a, b) => b.used - a.used);
   }
 
+  /** What was measured under a key, or null. */
+  async recall(key) {
+    const response = await this.#cache.match(measuredKey(key));
+    return response ? response.json() : null;
+  }
+
+  /** Keep what was measured. */
+  async remember(key, measured) {
+    await this.#cache.put(measuredKey(key), json(measured));
+    const keys = (await this.#cache.keys()).filter(({ url }) => new URL(url).pathname.startsWith(MEASURED));
+    for (const old of keys.slice(0, -MAX_MEASURED)) await this.#cache.delete(old);
+  }
+
   async clear() {
     for (const key of await this.#cache.keys()) await this.#cache.delete(key);
   }
@@ -106,4 +124,5 @@ export class PackageCache {
 
 const blobKey = (digest) => new URL(BLOB + digest.slice("sha256:".length), location.origin).href;
 const addressKey = (url) => new URL(ADDRESS + encodeURIComponent(url), location.origin).href;
+const measuredKey = (key) => new URL(MEASURED + encodeURIComponent(key), location.origin).href;
 const json = (value) => new Response(JSON.stringify(value), { headers: { "content-type": "application/json" } });

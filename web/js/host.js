@@ -8,12 +8,14 @@ import { SETTLING, Watch } from "./watch.js";
 /**
  * What the owner of a host is asked and told.
  * @typedef {object} Owner
- * @property {() => {pipeline: number, tar: Blob, without: string[]}[]} packages what a new worker loads
+ * @property {() => {pipeline: number, tar: Blob, placement: string, frame: number, without: string[]}[]} packages
+ *   what a new worker loads
  * @property {(pipeline: number, error: HeadlandError, stage: string | null) => void} ended
  *   the worker was ended for what this pipeline did
  * @property {(pipeline: number, error: HeadlandError) => void} lost it could not be loaded again
  * @property {(pipeline: number, reports: object[]) => void} reports
  * @property {() => void} settled monitors have seen every frame so far
+ * @property {(reason: string) => void} deviceLost the adapter is lost
  * @property {(line: {level: string, source: string, message: string}) => void} log
  */
 
@@ -25,6 +27,7 @@ export class WorkerHost {
   #owner;
   #trust;
   #wasm;
+  #adapter;
   #makeWorker;
   #worker = null;
   /** The compiled runtime, kept for the next worker. */
@@ -47,12 +50,22 @@ export class WorkerHost {
     (stage, limitMs, request) => this.#late(stage, limitMs, request),
   );
 
-  /** @param {Owner} owner */
-  constructor(owner, { trust, wasm, worker }) {
+  /**
+   * @param {Owner} owner
+   * @param {object} options
+   * @param {string | null} options.adapter its name, for a worker with the build for the GPU
+   */
+  constructor(owner, { trust, wasm, worker, adapter }) {
     this.#owner = owner;
     this.#trust = trust;
     this.#wasm = wasm;
+    this.#adapter = adapter;
     this.#makeWorker = worker ?? defaultWorker;
+  }
+
+  /** The adapter's name, where the worker has the build for the GPU; else null. */
+  get adapter() {
+    return this.#adapter;
   }
 
   /** Start the worker, with the packages that the owner names. */
@@ -67,7 +80,7 @@ export class WorkerHost {
     let loading = null;
     try {
       const failed = this.#spawn(isCurrent, starting.signal);
-      const init = { do: "init", trust: this.#trust, wasm: this.#wasm, module: this.#module };
+      const init = { do: "init", trust: this.#trust, wasm: this.#wasm, module: this.#module, adapter: this.#adapter };
       const ready = this.#exchange({ ...init, watch: this.#watch.buffer });
       this.#module = (await Promise.race([ready, failed])).module;
       if (!isCurrent()) return;
@@ -98,13 +111,13 @@ export class WorkerHost {
   }
 
   /** Load a package again; one that is refused now is lost, the others are not. */
-  async #load({ pipeline, tar, without }) {
+  async #load({ tar, ...how }) {
     const bytes = new Uint8Array(await tar.arrayBuffer());
     try {
-      await this.#exchange({ do: "load", pipeline, without, now: unixSeconds(), tar: bytes });
+      await this.#exchange({ do: "load", ...how, now: unixSeconds(), tar: bytes });
     } catch (error) {
       if (isFatal(error) || error.code === "time-limit") throw error;
-      this.#owner.lost(pipeline, error);
+      this.#owner.lost(how.pipeline, error);
     }
   }
 
@@ -209,6 +222,7 @@ export class WorkerHost {
     if (data.log) this.#owner.log(data.log);
     else if (data.reports) this.#owner.reports(data.pipeline, data.reports);
     else if (data.crashed) this.#crash(unpackError(data.crashed));
+    else if (data.deviceLost !== undefined) this.#owner.deviceLost(data.deviceLost);
     else if (data.settling !== undefined) {
       this.#settling = data.settling;
       if (data.settling === null) {
@@ -291,7 +305,7 @@ function finish(job, how, value) {
 }
 
 /** After these, what is in the worker's memory is not to be relied on. */
-const isFatal = ({ code }) => code === "crashed" || code === "out-of-memory";
+export const isFatal = ({ code }) => code === "crashed" || code === "out-of-memory";
 
 function partition(list, isFirst) {
   const parts = [[], []];

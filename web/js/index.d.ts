@@ -39,11 +39,30 @@ export type Input =
   | { inputs: Record<string, TensorInput | ArrayBufferView> }
   | object;
 
+/**
+ * Where models of stages run that leave it open. `cpu`: on the CPU. `gpu`: on
+ * WebGPU, or not at all where there is none. `auto`: on the CPU at first; where
+ * there is a GPU, both are measured on one of the package's own frames when the
+ * page is idle, and the faster one goes on. Models of components are on the CPU.
+ */
+export type Device = "cpu" | "gpu" | "auto";
+
+/** The adapter that models run on. */
+export interface Adapter {
+  name: string;
+  /** A rasteriser on the CPU, which `auto` leaves alone. */
+  isSoftware: boolean;
+}
+
 export interface CreateOptions {
   /** The trust policy: its TOML, or a URL of it. */
   trust: string | URL;
+  /** For packages whose `load` does not say. @default "auto" */
+  device?: Device;
   /** The runtime's WebAssembly, where it is not beside `worker.js`. */
   wasm?: string | URL;
+  /** The same for the build with the GPU, which is fetched where it will be used. */
+  wasmGpu?: string | URL;
   /** Makes the worker, where `new Worker(new URL("./worker.js", import.meta.url))` does not do. */
   worker?: () => Worker;
   /** The cache of packages; false: none. @default { budget: 256 MiB } */
@@ -73,6 +92,8 @@ export interface Progress {
 
 export interface LoadOptions {
   signal?: AbortSignal;
+  /** Where its models run, as far as its stages leave that open. */
+  device?: Device;
   onProgress?: (progress: Progress) => void;
   /** The sha256 of the file, in hexadecimal: it must have it, and is found in the cache by it. */
   digest?: string;
@@ -100,7 +121,10 @@ export interface PackageInfo {
   readonly digest: string;
   /** The ids of the trusted keys that signed it. */
   readonly signers: string[];
+  /** `runs` says what, and of a model on which device. */
   readonly stages: { id: string; runs: string; limits: Limits }[];
+  /** Stages whose models are pinned to a GPU, those that leave it open, and those that are on one. */
+  readonly gpu: { pinned: number; open: number; here: number };
   readonly monitors: string[];
   /** Media types that it takes; null: any. */
   readonly media_types: string[] | null;
@@ -138,7 +162,7 @@ export interface Tensor {
 }
 
 export interface Report {
-  /** Counts from 0 in each worker: a pipeline that was started again begins anew. */
+  /** Counts from 0, and goes on where the pipeline had to be started again. */
   frame: number;
   /** One of the three. A dropped frame is an answer, not an error. */
   result: {
@@ -147,8 +171,20 @@ export interface Report {
     dropped?: { code: string; message: string };
   };
   stages: { stage: string; duration_ns: number; outcome: string }[];
-  copies: Record<string, { count: number; bytes: number }>;
+  /** Copies of tensors. */
+  copies: Copies;
+  /** Whether a stage failed because the GPU is lost, or out of memory. */
+  has_lost_gpu: boolean;
   duration_ns: number;
+}
+
+export interface Copies {
+  into_components: number;
+  out_of_components: number;
+  into_models: number;
+  out_of_models: number;
+  /** Of those out of models, the ones that came from the GPU. */
+  readbacks: number;
 }
 
 export interface Finding {
@@ -182,14 +218,29 @@ export interface PipelineEvents {
   disabled: CustomEvent<{ monitor: string | null; reason: string }>;
   /** A call of a monitor failed; it goes on. */
   "monitor-error": CustomEvent<{ monitor: string; message: string }>;
+  /** `auto` has chosen, by what was measured, or had to leave the GPU. */
+  device: CustomEvent<{
+    device: "cpu" | "gpu";
+    reason: string;
+    adapter?: string;
+    /** What a frame took on the CPU, in microseconds. */
+    cpuUs?: number;
+    /** The same on the GPU; null: it did not run it, or gave another answer. */
+    gpuUs?: number | null;
+  }>;
 }
 
 export interface RuntimeEvents {
   /**
    * Something went on with less: `offline`, `quota`, `over-budget`, `cache`,
-   * `telemetry`.
+   * `telemetry`, `gpu`.
    */
   warning: CustomEvent<{ code: string; message: string }>;
+  /**
+   * The adapter is lost. Packages on `auto` go on on the CPU; in others, stages on
+   * the GPU fail, and their fallbacks and breakers take over.
+   */
+  devicelost: CustomEvent<{ adapter: string; reason: string; error: HeadlandError }>;
 }
 
 /**
@@ -197,8 +248,9 @@ export interface RuntimeEvents {
  * runtime, such as `untrusted` or `digest-mismatch`.
  */
 export type ErrorCode =
-  | "bad-digest" | "bad-input" | "bad-policy" | "bad-source" | "crashed" | "csp"
-  | "digest-mismatch" | "disabled" | "disposed" | "http" | "network" | "no-wasm-simd"
+  | "bad-device" | "bad-digest" | "bad-input" | "bad-policy" | "bad-source" | "crashed"
+  | "csp" | "device-lost" | "digest-mismatch" | "disabled" | "disposed" | "gpu-limits"
+  | "http" | "network" | "no-adapter" | "no-gpu" | "no-wasm-simd" | "no-webgpu"
   | "no-worker" | "out-of-memory" | "rolled-back" | "time-limit" | "too-large"
   | "worker" | "wrong-content";
 
@@ -228,15 +280,18 @@ export interface PackageCache {
   clear(): Promise<void>;
 }
 
-/** A runtime: what is trusted, a worker and a cache. */
+/** A runtime: what is trusted, its workers and a cache. */
 export class Headland extends EventTarget {
   private constructor();
-  /** Whether this build can run models on WebGPU. */
+  /** Whether the browser has WebGPU; `adapter()` says whether it works. */
   static readonly gpuAvailable: boolean;
+  /** The adapter that models would run on; rejects with the reason where there is none. */
+  static adapter(): Promise<Adapter>;
   static create(options: CreateOptions): Promise<Headland>;
   /** Null where there is none, or where none is wanted. */
   readonly cache: PackageCache | null;
   onwarning: ((event: RuntimeEvents["warning"]) => void) | null;
+  ondevicelost: ((event: RuntimeEvents["devicelost"]) => void) | null;
   /** Fetch a package, verify it and start it. */
   load(source: string | URL | Bytes | Blob, options?: LoadOptions): Promise<Pipeline>;
   /** End the worker and every pipeline in it. */
@@ -250,9 +305,12 @@ export class Pipeline extends EventTarget {
   private constructor();
   readonly info: PackageInfo;
   readonly origin: Origin;
+  /** Where its models run now, as far as its stages leave that open. */
+  readonly device: "cpu" | "gpu";
   onfinding: ((event: PipelineEvents["finding"]) => void) | null;
   onwindow: ((event: PipelineEvents["window"]) => void) | null;
   ondisabled: ((event: PipelineEvents["disabled"]) => void) | null;
+  ondevice: ((event: PipelineEvents["device"]) => void) | null;
   /** Run one frame; frames are served in the order in which they are given. */
   run(input: Input, options?: RunOptions): Promise<Report>;
   /** Resolves once monitors and shadow stages have seen every frame so far. */

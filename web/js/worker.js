@@ -2,12 +2,13 @@
 // at a time (`host.js` keeps the queue), so that whatever is running when the
 // worker is ended is known, and nothing else is lost with it.
 
-import init, { Runtime } from "./headland_web.js";
+import * as cpu from "./headland_web.js";
 import { HeadlandError, packError } from "./errors.js";
 import { requireWasm } from "./support.js";
+import { start } from "./wasm.js";
 import { CALLS, EXTRA, FIRST_CALL_MS, LIMIT, NAME, REQUEST, SETTLING } from "./watch.js";
 
-/** @type {Runtime} */
+/** @type {cpu.Runtime} */
 let runtime;
 /** Pipelines by the number that the page gave them. */
 const pipelines = new Map();
@@ -65,7 +66,19 @@ self.headlandWatch = (stage, limitMs) => {
 /** Called from WebAssembly for each line that a component logs. */
 self.headlandLog = (source, level, message) => self.postMessage({ log: { level, source, message } });
 
+/** Called from WebAssembly when the adapter is lost. */
+self.headlandDeviceLost = (reason) => self.postMessage({ deviceLost: reason });
+
 // -- Requests.
+
+/** The code around the build for the GPU, fetched by workers that have one. */
+async function gpuTier() {
+  try {
+    return await import("./headland_web_gpu.js");
+  } catch (cause) {
+    throw new HeadlandError("network", `cannot fetch ${new URL("./headland_web_gpu.js", import.meta.url)}`, "is it served beside worker.js?", cause);
+  }
+}
 
 async function compile(url) {
   let response;
@@ -85,22 +98,28 @@ async function compile(url) {
 }
 
 const handlers = {
-  async init({ trust, wasm, module, watch }) {
+  async init({ trust, wasm, module, watch, adapter }) {
     requireWasm();
     shared = watch ? new Int32Array(watch) : null;
-    const compiled = module ?? (await compile(wasm ?? new URL("./headland_web_bg.wasm", import.meta.url)));
-    await init({ module_or_path: compiled });
-    runtime = new Runtime(trust);
+    const isOnGpu = adapter !== null;
+    const [tier, own] = isOnGpu
+      ? [await gpuTier(), new URL("./headland_web_gpu_bg.wasm", import.meta.url)]
+      : [cpu, new URL("./headland_web_bg.wasm", import.meta.url)];
+    const compiled = module ?? (await compile(wasm ?? own));
+    await start(tier, compiled);
+    if (isOnGpu) await tier.openGpu(adapter);
+    runtime = new tier.Runtime(trust);
     // The page keeps it: the next worker starts without fetch and compilation.
     return { module: compiled };
   },
 
-  load({ pipeline, tar, now, without = [] }) {
-    const loaded = runtime.load(tar, now);
+  async load({ pipeline, tar, now, placement, frame, without }) {
+    const loaded = await runtime.load(tar, now, placement);
     try {
       // Monitors for which a worker had to be ended before: predictions go on.
       if (loaded.disableMonitor) without.forEach((monitor) => loaded.disableMonitor(monitor));
       else if (without.length > 0) unwatched.add(pipeline);
+      if (frame > 0) loaded.continueAt(frame);
       const info = loaded.info();
       pipelines.set(pipeline, loaded);
       return info;
@@ -110,24 +129,31 @@ const handlers = {
     }
   },
 
-  run({ pipeline, inputs, mediaType, capturedAtNs }) {
-    const report = pipelines.get(pipeline).run(inputs, mediaType, capturedAtNs);
+  continueAt({ pipeline, frame }) {
+    pipelines.get(pipeline).continueAt(frame);
+  },
+
+  measure: ({ tar, now, inputs, mediaType }) => runtime.measure(tar, now, inputs, mediaType),
+
+  async run({ pipeline, inputs, mediaType, capturedAtNs }) {
+    const report = await pipelines.get(pipeline).run(inputs, mediaType, capturedAtNs);
     warmUp();
     settleSoon(pipeline);
     return report;
   },
 
-  settle({ pipeline }) {
+  async settle({ pipeline }) {
     unsettled.delete(pipeline);
     if (unwatched.has(pipeline)) return;
-    pipelines.get(pipeline).settle();
+    await pipelines.get(pipeline).settle();
     warmUp();
     sendReports(pipeline);
   },
 
-  closeWindows({ pipeline }) {
-    if (unwatched.has(pipeline)) return;
-    pipelines.get(pipeline).closeWindows();
+  async closeWindows({ pipeline }) {
+    // A pipeline that leaves a worker that had to be ended is not in the next one.
+    if (unwatched.has(pipeline) || !pipelines.has(pipeline)) return;
+    await pipelines.get(pipeline).closeWindows();
     sendReports(pipeline);
   },
 
@@ -154,16 +180,16 @@ function sendReports(pipeline) {
 /** Monitors run once the frame's answer is out, as they do natively. */
 function settleSoon(pipeline) {
   unsettled.add(pipeline);
-  if (unsettled.size === 1) setTimeout(settleAll, 0);
+  if (unsettled.size === 1) setTimeout(() => inTurn(settleAll), 0);
 }
 
-function settleAll() {
+async function settleAll() {
   request = SETTLING;
   for (const pipeline of [...unsettled]) {
     active = pipeline;
     try {
       self.postMessage({ settling: pipeline });
-      handlers.settle({ pipeline });
+      await handlers.settle({ pipeline });
     } catch (error) {
       self.postMessage({ crashed: packError(error) });
       return;
@@ -177,15 +203,23 @@ function transferable(answer) {
   return answer?.result?.tensors?.map((tensor) => tensor.data.buffer) ?? [];
 }
 
-self.onmessage = async ({ data }) => {
+async function answer(data) {
   request = data.id;
   active = data.pipeline;
   touched.clear();
   try {
-    let answer = handlers[data.do](data);
-    if (answer instanceof Promise) answer = await answer;
+    const answer = await handlers[data.do](data);
     self.postMessage({ id: data.id, answer, unsettled: unsettled.size > 0 }, transferable(answer));
   } catch (error) {
     self.postMessage({ id: data.id, error: packError(error), unsettled: unsettled.size > 0 });
   }
-};
+}
+
+/** What is done at the moment, requests and monitors alike: the next waits for it. */
+let turn = Promise.resolve();
+
+function inTurn(work) {
+  turn = turn.then(work);
+}
+
+self.onmessage = ({ data }) => inTurn(() => answer(data));

@@ -1,28 +1,39 @@
 //! What the worker's JavaScript talks to.
 
-use std::{rc::Rc, sync::Arc};
+use std::{
+    cell::RefCell,
+    ops::{Deref, DerefMut},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
 
 use headland_inference::{
-    CpuExecutor, Executor, LoadLimits, Model,
+    CpuExecutor, Executor, InferenceError, LoadLimits, ModelInfo,
     case::{self, DataSet, Outcome, Tolerance},
 };
-use headland_package::{Layout, PackageLimits, TrustPolicy};
+use headland_package::{Layout, Package, PackageLimits, TrustPolicy, Verified};
 use headland_pipeline::{DropReason, StageOutput};
 use headland_tensor::{DType, NamedTensors, Shape, Tensor};
-use js_sys::{Array, Reflect, Uint8Array};
+use js_sys::{Array, Promise, Reflect, Uint8Array};
 use serde::Serialize;
 use serde_json::json;
 use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::future_to_promise;
 
 use crate::{
     component::host::LogSink,
+    measure,
+    models::{Placement, StageModel},
     monitor::MonitorReport,
-    pipeline::{FrameReport, Pipeline as Inner},
+    pipeline::{FrameReport, LoadError, LoadOptions, Pipeline as Inner},
 };
 
 #[wasm_bindgen(inline_js = "
 export function now() { return performance.now(); }
 export function log(stage, level, text) { self.headlandLog?.(stage, level, text); }
+export function sleep(ms) { return new Promise((resolve) => setTimeout(resolve, ms)); }
+export function device_lost(reason) { self.headlandDeviceLost?.(reason); }
 export function headland_error(code, message, hint) {
     const e = new Error(message);
     e.name = 'HeadlandError';
@@ -34,6 +45,12 @@ export function headland_error(code, message, hint) {
 extern "C" {
     fn now() -> f64;
     fn log(stage: &str, level: &str, text: &str);
+    /// Resolves after so many milliseconds.
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
+    pub fn sleep(ms: f64) -> Promise;
+    /// Tell the page that the adapter is lost.
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
+    pub fn device_lost(reason: &str);
     fn headland_error(code: &str, message: &str, hint: &str) -> JsValue;
 }
 
@@ -69,6 +86,39 @@ fn set(object: &JsValue, key: &str, value: &JsValue) -> Result<(), JsValue> {
     Reflect::set(object, &key.into(), value).map(drop)
 }
 
+/// What comes of a future: at once where it waits for nothing, as on the CPU, and
+/// else a promise of it.
+fn now_or_promise(
+    future: impl Future<Output = Result<JsValue, JsValue>> + 'static,
+) -> Result<JsValue, JsValue> {
+    let mut future: Pin<Box<dyn Future<Output = Result<JsValue, JsValue>>>> = Box::pin(future);
+    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(made) => made,
+        Poll::Pending => Ok(future_to_promise(future).into()),
+    }
+}
+
+fn inference_error(e: &InferenceError) -> JsValue {
+    headland_error(e.code(), &e.to_string(), "")
+}
+
+fn load_error(e: &LoadError) -> JsValue {
+    headland_error(e.code(), &chain(e), e.hint())
+}
+
+/// Open the browser's adapter, before anything is put on it; `name` is what the
+/// page calls it.
+#[cfg(feature = "gpu")]
+#[wasm_bindgen(js_name = openGpu)]
+pub async fn open_gpu(name: String) -> Result<(), JsValue> {
+    // Panics are rare and end the worker: say what they were.
+    std::panic::set_hook(Box::new(|info| log("runtime", "error", &info.to_string())));
+    crate::gpu::open(name).await.map_err(|e| {
+        let hint = "another tab may hold it, or its driver was reset: run on the CPU, or try later";
+        headland_error("no-adapter", &format!("the adapter does not open: {e}"), hint)
+    })
+}
+
 /// What this page trusts.
 #[wasm_bindgen]
 pub struct Runtime {
@@ -91,33 +141,105 @@ impl Runtime {
         Ok(Self { policy, log })
     }
 
-    /// Verify a package (a tar file) and start it.
-    pub fn load(&self, tar: &[u8], now_unix_s: f64) -> Result<Pipeline, JsValue> {
+    /// Verify a package (a tar file) and start it: a [`Pipeline`], or a promise of
+    /// one. `placement` says which models go to the GPU: `cpu` none, `pinned` those
+    /// whose stage asks for it, `gpu` those whose stage leaves it open, too.
+    pub fn load(&self, tar: &[u8], now_unix_s: f64, placement: &str) -> Result<JsValue, JsValue> {
+        let package = self.verify(tar, now_unix_s)?;
+        let placement = Placement::named(placement).ok_or_else(|| {
+            headland_error("internal", &format!("{placement:?} is no placement"), "")
+        })?;
+        let (host, log) = (self.policy.host().clone(), Rc::clone(&self.log));
+        now_or_promise(async move {
+            let options = LoadOptions { placement, monitors: true };
+            let inner = Inner::load(&package, &host, &log, options).await;
+            let inner = Box::new(inner.map_err(|e| load_error(&e))?);
+            let signers = package.signers().iter().map(ToString::to_string).collect();
+            Ok(Pipeline { home: Rc::new(RefCell::new(Some(inner))), signers }.into())
+        })
+    }
+
+    /// What a frame of a package takes on the CPU and on the GPU, by instances of
+    /// their own that no monitor watches: a promise of `{ cpu_us, gpu_us }`, where
+    /// `gpu_us` is null if the GPU does not run it or gives another answer.
+    pub fn measure(
+        &self,
+        tar: &[u8],
+        now_unix_s: f64,
+        inputs: &Array,
+        media_type: String,
+    ) -> Result<JsValue, JsValue> {
+        let (package, host) = (self.verify(tar, now_unix_s)?, self.policy.host().clone());
+        let inputs = tensors(inputs)?;
+        now_or_promise(async move {
+            let measured = measure::both(&package, &host, &inputs, &media_type).await;
+            js(&measured.map_err(|e| load_error(&e))?)
+        })
+    }
+
+    fn verify(&self, tar: &[u8], now_unix_s: f64) -> Result<Verified<Package>, JsValue> {
         let layout = Layout::from_tar(tar, &PackageLimits::default()).map_err(|e| {
             headland_error(e.code(), &format!("package refused: {}", chain(&e)), e.hint())
         })?;
-        let package = layout.verify(&self.policy, now_unix_s as u64).map_err(|e| {
+        layout.verify(&self.policy, now_unix_s as u64).map_err(|e| {
             headland_error(e.code(), &format!("package refused: {}", chain(&e)), e.hint())
-        })?;
-        let inner = Inner::load(&package, self.policy.host(), &self.log)
-            .map_err(|e| headland_error(e.code(), &chain(&e), ""))?;
-        let signers = package.signers().iter().map(ToString::to_string).collect();
-        Ok(Pipeline { inner, signers })
+        })
     }
 }
 
 /// A package that runs.
 #[wasm_bindgen]
 pub struct Pipeline {
-    inner: Inner,
+    /// Empty while a call that waits for the GPU has it.
+    home: Rc<RefCell<Option<Box<Inner>>>>,
     signers: Vec<String>,
+}
+
+/// A pipeline while a call has it, which comes back when the call is over.
+struct Taken {
+    inner: Option<Box<Inner>>,
+    home: Rc<RefCell<Option<Box<Inner>>>>,
+}
+
+impl Deref for Taken {
+    type Target = Inner;
+
+    #[allow(clippy::expect_used)]
+    fn deref(&self) -> &Inner {
+        self.inner.as_deref().expect("there until it is dropped")
+    }
+}
+
+impl DerefMut for Taken {
+    #[allow(clippy::expect_used)]
+    fn deref_mut(&mut self) -> &mut Inner {
+        self.inner.as_deref_mut().expect("there until it is dropped")
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        *self.home.borrow_mut() = self.inner.take();
+    }
+}
+
+impl Pipeline {
+    fn take(&self) -> Result<Taken, JsValue> {
+        let inner = self.home.borrow_mut().take();
+        if inner.is_none() {
+            let message = "the pipeline is in another call, which waits for the GPU";
+            return Err(headland_error("busy", message, "wait for the call's promise"));
+        }
+        Ok(Taken { inner, home: Rc::clone(&self.home) })
+    }
 }
 
 #[wasm_bindgen]
 impl Pipeline {
     /// What it is.
     pub fn info(&self) -> Result<JsValue, JsValue> {
-        let (inner, spec) = (&self.inner, self.inner.spec());
+        let inner = self.take()?;
+        let spec = inner.spec();
         js(&json!({
             "name": inner.info.name,
             "version": inner.info.version,
@@ -125,45 +247,62 @@ impl Pipeline {
             "digest": inner.digest,
             "signers": self.signers,
             "stages": inner.stages,
+            "gpu": inner.gpu,
             "monitors": spec.monitor.iter().map(|m| &m.id).collect::<Vec<_>>(),
             "media_types": spec.source.as_ref().map(|s| &s.media_types),
             "deadline_ms": spec.deadline_ms,
         }))
     }
 
-    /// Run one frame.
-    pub fn run(
-        &mut self,
-        inputs: &Array,
-        media_type: &str,
-        captured_at_ns: u64,
-    ) -> Result<JsValue, JsValue> {
-        let inputs: NamedTensors =
-            inputs.iter().map(|input| tensor(&input)).collect::<Result<_, _>>()?;
-        report(self.inner.run(inputs, media_type, captured_at_ns))
+    /// Number the next frame so: another worker had the ones before.
+    #[wasm_bindgen(js_name = continueAt)]
+    pub fn continue_at(&self, frame: f64) -> Result<(), JsValue> {
+        self.take()?.continue_at(frame as u64);
+        Ok(())
     }
 
-    /// Shadows and monitors see everything so far.
-    pub fn settle(&mut self) {
-        self.inner.settle();
+    /// Run one frame: its report, or a promise of it.
+    pub fn run(
+        &self,
+        inputs: &Array,
+        media_type: String,
+        captured_at_ns: u64,
+    ) -> Result<JsValue, JsValue> {
+        let inputs = tensors(inputs)?;
+        let mut inner = self.take()?;
+        now_or_promise(async move { report(inner.run(inputs, &media_type, captured_at_ns).await) })
+    }
+
+    /// Shadows and monitors see everything so far; a promise where they wait.
+    pub fn settle(&self) -> Result<JsValue, JsValue> {
+        let mut inner = self.take()?;
+        now_or_promise(async move {
+            inner.settle().await;
+            Ok(JsValue::UNDEFINED)
+        })
     }
 
     /// Settle, then end every monitor's window.
     #[wasm_bindgen(js_name = closeWindows)]
-    pub fn close_windows(&mut self) {
-        self.inner.close_windows();
+    pub fn close_windows(&self) -> Result<JsValue, JsValue> {
+        let mut inner = self.take()?;
+        now_or_promise(async move {
+            inner.close_windows().await;
+            Ok(JsValue::UNDEFINED)
+        })
     }
 
     /// Call a monitor no more: a worker had to be ended for it.
     #[wasm_bindgen(js_name = disableMonitor)]
-    pub fn disable_monitor(&mut self, id: &str) {
-        self.inner.disable_monitor(id);
+    pub fn disable_monitor(&self, id: &str) -> Result<(), JsValue> {
+        self.take()?.disable_monitor(id);
+        Ok(())
     }
 
     /// What the monitors reported since the last time.
     #[wasm_bindgen(js_name = takeReports)]
-    pub fn take_reports(&mut self) -> Result<Array, JsValue> {
-        self.inner
+    pub fn take_reports(&self) -> Result<Array, JsValue> {
+        self.take()?
             .take_reports()
             .iter()
             .map(|report| {
@@ -178,8 +317,12 @@ impl Pipeline {
 
     /// Frames and calls so far.
     pub fn stats(&self) -> Result<JsValue, JsValue> {
-        js(self.inner.stats())
+        js(self.take()?.stats())
     }
+}
+
+fn tensors(inputs: &Array) -> Result<NamedTensors, JsValue> {
+    inputs.iter().map(|input| tensor(&input)).collect()
 }
 
 /// An input as the page gives it: `{ name, dtype, shape, data }`.
@@ -215,7 +358,7 @@ fn tensor_js(name: &str, tensor: &Tensor) -> Result<JsValue, JsValue> {
 }
 
 fn report(report: FrameReport) -> Result<JsValue, JsValue> {
-    let FrameReport { frame, result, stages, copies, duration_ns } = report;
+    let FrameReport { frame, result, stages, copies, duration_ns, has_lost_gpu } = report;
     let (result, tensors) = match result {
         Ok(StageOutput::Prediction(p)) => (
             json!({ "prediction": {
@@ -229,7 +372,7 @@ fn report(report: FrameReport) -> Result<JsValue, JsValue> {
     };
     let value = js(&json!({
         "frame": frame, "result": result, "stages": stages, "copies": copies,
-        "duration_ns": duration_ns,
+        "duration_ns": duration_ns, "has_lost_gpu": has_lost_gpu,
     }))?;
     if let Some(tensors) = tensors {
         let list = Array::new();
@@ -269,31 +412,47 @@ pub fn onnx_case(onnx: &[u8], sets: &Array, rtol: f64, atol: f64) -> String {
 /// An ONNX model by itself, for those who check and measure the runtime.
 #[wasm_bindgen]
 pub struct OnnxModel {
-    model: Arc<dyn Model>,
+    model: StageModel,
 }
 
 #[wasm_bindgen]
 impl OnnxModel {
-    /// Load a model.
+    /// Load a model on the CPU.
     #[wasm_bindgen(constructor)]
     pub fn new(onnx: &[u8]) -> Result<OnnxModel, JsValue> {
-        let model = CpuExecutor
-            .load(onnx, &LoadLimits::default())
-            .map_err(|e| headland_error(e.code(), &e.to_string(), ""))?;
-        Ok(Self { model })
+        let model = CpuExecutor.load(onnx, &LoadLimits::default());
+        Ok(Self { model: StageModel::Cpu(model.map_err(|e| inference_error(&e))?) })
+    }
+
+    /// Load a model on the GPU that [`open_gpu`] opened.
+    #[cfg(feature = "gpu")]
+    #[wasm_bindgen(js_name = onGpu)]
+    pub async fn on_gpu(onnx: Vec<u8>) -> Result<OnnxModel, JsValue> {
+        let model = crate::gpu::OnGpu::load(&onnx).await;
+        Ok(Self { model: StageModel::Gpu(model.map_err(|e| inference_error(&e))?) })
     }
 
     /// What it takes and gives.
     pub fn info(&self) -> Result<JsValue, JsValue> {
-        js(self.model.info())
+        let info: &ModelInfo = match &self.model {
+            StageModel::Cpu(model) => model.info(),
+            StageModel::Gpu(model) => model.info(),
+        };
+        js(info)
     }
 
-    /// Run it once; inputs and outputs are `{ name, dtype, shape, data }`.
-    pub fn run(&self, inputs: &Array) -> Result<Array, JsValue> {
-        let inputs: NamedTensors =
-            inputs.iter().map(|input| tensor(&input)).collect::<Result<_, _>>()?;
-        let outputs =
-            self.model.run(&inputs).map_err(|e| headland_error(e.code(), &e.to_string(), ""))?;
-        outputs.into_iter().map(|(name, tensor)| tensor_js(&name, &tensor)).collect()
+    /// Run it once; inputs and outputs are `{ name, dtype, shape, data }`. On the
+    /// GPU, a promise of the outputs.
+    pub fn run(&self, inputs: &Array) -> Result<JsValue, JsValue> {
+        let (inputs, model) = (tensors(inputs)?, self.model.clone());
+        now_or_promise(async move {
+            let outputs = match model {
+                StageModel::Cpu(model) => model.run(&inputs),
+                StageModel::Gpu(model) => model.run(&inputs).await,
+            };
+            let outputs = outputs.map_err(|e| inference_error(&e))?.into_iter();
+            let outputs = outputs.map(|(name, tensor)| tensor_js(&name, &tensor));
+            Ok(outputs.collect::<Result<Array, JsValue>>()?.into())
+        })
     }
 }

@@ -11,6 +11,15 @@ mod component;
 #[cfg(target_family = "wasm")]
 mod facade;
 #[cfg(target_family = "wasm")]
+#[cfg_attr(not(feature = "gpu"), path = "no_gpu.rs")]
+mod gpu;
+#[cfg(target_family = "wasm")]
+mod measure;
+#[cfg(target_family = "wasm")]
+mod models;
+#[cfg(target_family = "wasm")]
 mod monitor;
 #[cfg(target_family = "wasm")]
 mod pipeline;
+#[cfg(any(target_family = "wasm", test))]
+mod residency;

@@ -7,11 +7,11 @@ use std::{
     sync::Arc,
 };
 
-use headland_inference::{CpuExecutor, Executor, InferenceError, LoadLimits, Model};
+use headland_inference::{InferenceError, Model};
 use headland_package::{HostPolicy, Package, PackageInfo, Role, Verified};
 use headland_pipeline::{
     Command, Device, DropReason, FailureKind, Graph, GraphError, PipelineSpec, Scheduler,
-    SpecError, StageFailure, StageKind, StageOutcome, StageOutput, Stats,
+    SpecError, StageFailure, StageKind, StageOutcome, StageOutput, StageSpec, Stats,
 };
 use headland_tensor::{ClassScore, Detection, Frame, Limits, NamedTensors, NamedValue, Prediction};
 use serde::Serialize;
@@ -24,7 +24,10 @@ use crate::{
         host::{CallError, Copies, HostState, LogSink, clip},
         instance::{Compiled, Instance, Watched},
     },
+    gpu::GpuTensors,
+    models::{Models, NoModel, Placed, Placement, RunError, StageModel},
     monitor::{Monitor, MonitorReport},
+    residency::stays_on_gpu,
 };
 
 /// A call's longest time, a day: what a package asks for beyond is cut.
@@ -32,6 +35,9 @@ const MAX_TIME_MS: u64 = 86_400_000;
 
 /// Classes, detections or values in one prediction.
 const MAX_ITEMS: usize = 65_536;
+
+/// The level of a warning, of a [`LogSink`].
+const WARN: u32 = 2;
 
 /// The longest name of a tensor, in bytes.
 const MAX_NAME_BYTES: usize = 256;
@@ -60,9 +66,12 @@ pub enum LoadError {
     /// A stage asks for WASI.
     #[error("{user} asks for WASI, which no component is given in a page")]
     Wasi { user: String },
-    /// A stage is pinned to the GPU.
-    #[error("{user} asks for the GPU, and this build runs models on the CPU alone")]
+    /// A stage is pinned to the GPU, and there is none here.
+    #[error("{user} asks for the GPU, and there is none here")]
     NoGpu { user: String },
+    /// The models of a component are pinned to the GPU.
+    #[error("{user} asks for the GPU for its component, which cannot wait for one in a page")]
+    GpuForComponent { user: String },
 }
 
 impl LoadError {
@@ -74,7 +83,21 @@ impl LoadError {
             Self::Component { .. } => "component",
             Self::Model { .. } => "model",
             Self::Wasi { .. } => "wasi",
-            Self::NoGpu { .. } => "no-gpu",
+            Self::NoGpu { .. } | Self::GpuForComponent { .. } => "no-gpu",
+        }
+    }
+
+    /// What to do about it; empty where that says nothing more.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::NoGpu { .. } => {
+                "load it with device \"gpu\" or \"auto\" in a browser with WebGPU, or give the \
+                 stage a `fallback` in pipeline.toml"
+            }
+            Self::GpuForComponent { .. } => {
+                "leave the stage's `device` open, or run the model in a stage of its own"
+            }
+            _ => "",
         }
     }
 }
@@ -108,11 +131,19 @@ struct Stage {
 
 enum Runner {
     Component(Box<Stage>),
-    /// A model run directly, and for how long at most, in milliseconds.
-    Model(Arc<dyn Model>, u64),
+    /// A model run directly.
+    Model(ModelStage),
     /// A model whose device this page does not have: its fallback serves.
     Absent(String),
     Scheduler,
+}
+
+struct ModelStage {
+    model: StageModel,
+    /// For how long at most.
+    time_ms: u64,
+    /// Whether its outputs stay on the GPU.
+    keeps: bool,
 }
 
 /// One line about a stage, for people.
@@ -138,6 +169,34 @@ pub struct FrameReport {
     pub stages: Vec<StageTime>,
     pub copies: Copies,
     pub duration_ns: u64,
+    /// Whether a stage failed because the GPU is lost, or out of memory.
+    pub has_lost_gpu: bool,
+}
+
+impl FrameReport {
+    /// Whether a stage failed on the way, or was not called because it had.
+    pub fn has_failure(&self) -> bool {
+        self.stages.iter().any(|stage| stage.outcome != StageOutcome::Completed)
+    }
+}
+
+/// How a package is loaded.
+#[derive(Debug, Clone, Copy)]
+pub struct LoadOptions {
+    pub placement: Placement,
+    /// Whether its monitors watch.
+    pub monitors: bool,
+}
+
+/// What a package asks of a GPU.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct GpuWish {
+    /// Stages that are pinned to it.
+    pub pinned: usize,
+    /// Stages whose models may run there.
+    pub open: usize,
+    /// Stages whose models do run there.
+    pub here: usize,
 }
 
 /// A running pipeline.
@@ -145,6 +204,7 @@ pub struct Pipeline {
     pub info: PackageInfo,
     pub digest: String,
     pub stages: Vec<StageSummary>,
+    pub gpu: GpuWish,
     graph: Arc<Graph>,
     scheduler: Scheduler,
     runners: Vec<Runner>,
@@ -152,6 +212,8 @@ pub struct Pipeline {
     reports: RefCell<Vec<MonitorReport>>,
     finished: VecDeque<FrameReport>,
     copies: Copies,
+    on_gpu: GpuTensors,
+    has_lost_gpu: bool,
     next_frame: u64,
 }
 
@@ -165,16 +227,17 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`LoadError`].
-    pub fn load(
+    pub async fn load(
         package: &Verified<Package>,
         host: &HostPolicy,
         log: &LogSink,
+        options: LoadOptions,
     ) -> Result<Self, LoadError> {
         let graph = Arc::new(Graph::new(PipelineSpec::from_toml(package.pipeline_toml())?)?);
         let mut ceiling = host.limits;
         ceiling.time_ms = ceiling.time_ms.min(MAX_TIME_MS);
-        let mut loader = Loader { package, log, models: BTreeMap::new() };
-        let (mut runners, mut stages) = (Vec::new(), Vec::new());
+        let mut loader = Loader { package, log, models: Models::new(options.placement) };
+        let (mut runners, mut stages, mut gpu) = (Vec::new(), Vec::new(), GpuWish::default());
         for stage in graph.stages() {
             let user = format!("stage {:?}", stage.id);
             let limits = stage.limits(ceiling);
@@ -183,10 +246,14 @@ impl Pipeline {
                     if *wasi {
                         return Err(LoadError::Wasi { user });
                     }
+                    if *device == Device::Gpu {
+                        return Err(LoadError::GpuForComponent { user });
+                    }
                     let mut granted = BTreeMap::new();
                     for name in models {
-                        granted.insert(name.clone(), loader.model(&user, name, *device)?);
+                        granted.insert(name.clone(), loader.host_model(&user, name)?);
                     }
+                    let on = if models.is_empty() { "" } else { ", its models on cpu" };
                     let (world, run) = match world {
                         headland_pipeline::World::Preprocess => (World::Preprocess, PREPROCESS),
                         headland_pipeline::World::Model => (World::Model, INFER),
@@ -206,27 +273,45 @@ impl Pipeline {
                         component: component.clone(),
                         source,
                     })?;
-                    (Runner::Component(Box::new(made)), format!("component {component}"))
+                    (Runner::Component(Box::new(made)), format!("component {component}{on}"))
                 }
-                StageKind::Model { model, device, .. } => match loader.model(&user, model, *device)
-                {
-                    Ok(loaded) => {
-                        let runs = format!("model {model} on {}", loaded.engine().name);
-                        (Runner::Model(loaded, limits.time_ms), runs)
+                StageKind::Model { model: name, device, .. } => {
+                    match device {
+                        Device::Gpu => gpu.pinned += 1,
+                        Device::Auto => gpu.open += 1,
+                        Device::Cpu => {}
                     }
-                    Err(e @ LoadError::NoGpu { .. }) if stage.fallback.is_some() => {
-                        (Runner::Absent(e.to_string()), format!("nothing: {e}"))
+                    match loader.stage_model(stage, name, *device).await? {
+                        Ok(Placed { model, on }) => {
+                            gpu.here += usize::from(matches!(model, StageModel::Gpu(_)));
+                            let runs = format!("model {name} on {on}");
+                            let time_ms = limits.time_ms;
+                            (Runner::Model(ModelStage { model, time_ms, keeps: false }), runs)
+                        }
+                        Err(reason) => {
+                            let runs = format!("nothing: {reason}");
+                            (Runner::Absent(reason), runs)
+                        }
                     }
-                    Err(e) => return Err(e),
-                },
+                }
                 StageKind::Router { .. } => (Runner::Scheduler, "router".to_owned()),
                 StageKind::Combine { .. } => (Runner::Scheduler, "combiner".to_owned()),
             };
             runners.push(runner);
             stages.push(StageSummary { id: stage.id.clone(), runs, limits });
         }
+        let is_on_gpu = |runner: &Runner| {
+            matches!(runner, Runner::Model(ModelStage { model: StageModel::Gpu(_), .. }))
+        };
+        let on_gpu: Vec<bool> = runners.iter().map(is_on_gpu).collect();
+        for (index, runner) in runners.iter_mut().enumerate() {
+            if let Runner::Model(stage) = runner {
+                stage.keeps = on_gpu[index] && stays_on_gpu(&graph, index, &on_gpu);
+            }
+        }
         let mut monitors = Vec::new();
-        for (index, spec) in graph.monitors().iter().enumerate() {
+        let watched = if options.monitors { graph.monitors() } else { &[] };
+        for (index, spec) in watched.iter().enumerate() {
             let user = format!("monitor {:?}", spec.id);
             let prepared = loader.component(
                 &spec.id,
@@ -252,6 +337,7 @@ impl Pipeline {
             info: package.info().clone(),
             digest: package.digest().to_string(),
             stages,
+            gpu,
             scheduler: Scheduler::new(Arc::clone(&graph), 0),
             graph,
             runners,
@@ -259,6 +345,8 @@ impl Pipeline {
             reports: RefCell::default(),
             finished: VecDeque::new(),
             copies: Copies::default(),
+            on_gpu: GpuTensors::default(),
+            has_lost_gpu: false,
             next_frame: 0,
         })
     }
@@ -273,16 +361,25 @@ impl Pipeline {
         self.scheduler.stats()
     }
 
+    /// Number the next frame so, and those after it from there: another instance
+    /// of this pipeline had the ones before.
+    pub fn continue_at(&mut self, frame: u64) {
+        self.next_frame = self.next_frame.max(frame);
+    }
+
     /// Run one frame to its end. Shadows and monitors come later, in
     /// [`settle`](Self::settle) or before the next frame.
-    pub fn run(
+    ///
+    /// Nothing is waited for but the GPU.
+    pub async fn run(
         &mut self,
         inputs: NamedTensors,
         media_type: &str,
         captured_at_ns: u64,
     ) -> FrameReport {
-        self.drain();
+        self.drain().await;
         self.copies = Copies::default();
+        self.has_lost_gpu = false;
         let id = self.next_frame;
         self.next_frame += 1;
         let frame = Frame { id, captured_at_ns, media_type: media_type.to_owned() };
@@ -293,11 +390,12 @@ impl Pipeline {
             stages: Vec::new(),
             copies,
             duration_ns: now_ns() - began,
+            has_lost_gpu: false,
         };
         if let Err(reason) = self.scheduler.submit(frame, inputs, began) {
             return dropped(reason, self.copies);
         }
-        while self.finished.is_empty() && self.step() {}
+        while self.finished.is_empty() && self.step().await {}
         match self.finished.pop_front() {
             Some(report) => FrameReport { duration_ns: now_ns() - began, ..report },
             // The scheduler finishes every frame that it admitted.
@@ -306,11 +404,11 @@ impl Pipeline {
     }
 
     /// Do one command; false when there is nothing to do.
-    fn step(&mut self) -> bool {
+    async fn step(&mut self) -> bool {
         let Some(command) = self.scheduler.poll(now_ns()) else { return false };
         match command {
             Command::Invoke { call, stage, frame, inputs, .. } => {
-                let result = self.invoke(stage, &frame, inputs);
+                let result = self.invoke(stage, &frame, inputs).await;
                 self.scheduler.complete(call, result, now_ns());
             }
             Command::Finished { frame, result, path } => {
@@ -321,12 +419,18 @@ impl Pipeline {
                         outcome: run.outcome,
                     })
                 });
+                let stages = stages.collect();
+                let result = match result {
+                    Ok(StageOutput::Tensors(tensors)) => self.given(tensors).await,
+                    other => other,
+                };
                 self.finished.push_back(FrameReport {
                     frame: frame.id,
                     result,
-                    stages: stages.collect(),
+                    stages,
                     copies: self.copies,
                     duration_ns: 0,
+                    has_lost_gpu: self.has_lost_gpu,
                 });
             }
             Command::Observe { monitor, row } => {
@@ -338,12 +442,48 @@ impl Pipeline {
         true
     }
 
-    fn invoke(
+    /// What the pipeline gives, in host memory: a router at its end hands on what a
+    /// stage on the GPU gave.
+    async fn given(&mut self, tensors: NamedTensors) -> Result<StageOutput, DropReason> {
+        self.read_back(tensors).await.map(StageOutput::Tensors).map_err(|failure| {
+            let output = self.graph.stages().get(self.graph.output());
+            DropReason::StageFailed {
+                stage: output.map(|stage| stage.id.clone()).unwrap_or_default(),
+                kind: failure.kind,
+                message: failure.message,
+            }
+        })
+    }
+
+    async fn read_back(&mut self, tensors: NamedTensors) -> Result<NamedTensors, StageFailure> {
+        match self.on_gpu.read_back(tensors, &mut self.copies).await {
+            Ok(tensors) => Ok(tensors),
+            Err(e) => Err(self.model_failed(e.into())),
+        }
+    }
+
+    fn model_failed(&mut self, e: RunError) -> StageFailure {
+        self.has_lost_gpu |= e.is_of_device();
+        e.into()
+    }
+
+    async fn invoke(
         &mut self,
         stage: usize,
         frame: &Frame,
         inputs: NamedTensors,
     ) -> Result<StageOutput, StageFailure> {
+        if let Some(Runner::Model(ModelStage { model: StageModel::Gpu(model), time_ms, keeps })) =
+            self.runners.get(stage)
+        {
+            let copies = &mut self.copies;
+            let made = self.on_gpu.run(model, &inputs, *keeps, *time_ms, copies).await;
+            return match made {
+                Ok(outputs) => Ok(StageOutput::Tensors(outputs)),
+                Err(e) => Err(self.model_failed(e)),
+            };
+        }
+        let inputs = self.read_back(inputs).await?;
         match self.runners.get_mut(stage) {
             Some(Runner::Component(stage)) => {
                 let (result, copies) = stage.run(frame, inputs);
@@ -357,13 +497,10 @@ impl Pipeline {
                 }
                 result.map_err(failure)
             }
-            Some(Runner::Model(model, time_ms)) => {
+            Some(Runner::Model(ModelStage { model: StageModel::Cpu(model), time_ms, .. })) => {
                 let id = self.graph.stages().get(stage).map_or("", |stage| &stage.id);
                 let _watched = Watched::start(id, *time_ms);
-                let outputs = model.run(&inputs).map_err(|e| StageFailure {
-                    kind: model_failure(&e),
-                    message: e.to_string(),
-                })?;
+                let outputs = model.run(&inputs).map_err(RunError::Inference)?;
                 self.copies.model_run(inputs.len(), outputs.len());
                 Ok(StageOutput::Tensors(outputs))
             }
@@ -377,22 +514,23 @@ impl Pipeline {
         }
     }
 
-    fn drain(&mut self) {
-        while self.step() {}
+    async fn drain(&mut self) {
+        while self.step().await {}
         self.finished.clear();
+        self.on_gpu.clear();
     }
 
     /// Finish shadows, and have the monitors see every row so far.
-    pub fn settle(&mut self) {
-        self.drain();
+    pub async fn settle(&mut self) {
+        self.drain().await;
         for monitor in &mut self.monitors {
             monitor.work(self.reports.get_mut());
         }
     }
 
     /// Settle, then end every monitor's window.
-    pub fn close_windows(&mut self) {
-        self.settle();
+    pub async fn close_windows(&mut self) {
+        self.settle().await;
         for monitor in &mut self.monitors {
             monitor.close_window(self.reports.get_mut());
         }
@@ -413,7 +551,7 @@ impl Pipeline {
 struct Loader<'a> {
     package: &'a Verified<Package>,
     log: &'a LogSink,
-    models: BTreeMap<String, Arc<dyn Model>>,
+    models: Models,
 }
 
 impl Loader<'_> {
@@ -425,25 +563,46 @@ impl Loader<'_> {
             .ok_or_else(|| LoadError::MissingEntry { user: user.to_owned(), name: name.to_owned() })
     }
 
-    fn model(
+    /// A model that a component is granted: its calls cannot wait for a GPU.
+    fn host_model(&mut self, user: &str, name: &str) -> Result<Arc<dyn Model>, LoadError> {
+        let bytes = self.entry(user, Role::Model, name)?;
+        let refused = |source| LoadError::Model { model: name.to_owned(), source };
+        self.models.host(name, &bytes).map_err(refused)
+    }
+
+    /// The model of a stage that runs it directly, or why its fallback serves.
+    async fn stage_model(
         &mut self,
-        user: &str,
+        stage: &StageSpec,
         name: &str,
         device: Device,
-    ) -> Result<Arc<dyn Model>, LoadError> {
-        if device == Device::Gpu {
-            return Err(LoadError::NoGpu { user: user.to_owned() });
+    ) -> Result<Result<Placed, String>, LoadError> {
+        let user = format!("stage {:?}", stage.id);
+        let bytes = self.entry(&user, Role::Model, name)?;
+        let error = match self.models.stage(name, device, &bytes).await {
+            Ok(placed) => return Ok(Ok(placed)),
+            Err(NoModel::NoGpu) => LoadError::NoGpu { user },
+            Err(NoModel::Refused(source)) => LoadError::Model { model: name.to_owned(), source },
+        };
+        let reason = match &error {
+            LoadError::NoGpu { .. } => "there is no GPU here".to_owned(),
+            LoadError::Model { source, .. }
+                if matches!(
+                    source,
+                    InferenceError::Device { .. } | InferenceError::Unsupported { .. }
+                ) =>
+            {
+                source.to_string()
+            }
+            _ => return Err(error),
+        };
+        // As natively: only what the device lacks is forgiven, and only where the
+        // package says what is to run instead.
+        if device != Device::Gpu || stage.fallback.is_none() {
+            return Err(error);
         }
-        if let Some(model) = self.models.get(name) {
-            return Ok(Arc::clone(model));
-        }
-        let bytes = self.entry(user, Role::Model, name)?;
-        let model = CpuExecutor
-            .load(&bytes, &LoadLimits::default())
-            .map_err(|source| LoadError::Model { model: name.to_owned(), source })?;
-        model.warm_up();
-        self.models.insert(name.to_owned(), Arc::clone(&model));
-        Ok(model)
+        (self.log)(&stage.id, WARN, &format!("its fallback serves: {reason}"));
+        Ok(Err(reason))
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -486,19 +645,6 @@ fn failure(e: CallError) -> StageFailure {
         CallError::Trap(_) => FailureKind::Trap,
     };
     StageFailure { kind, message: e.to_string() }
-}
-
-fn model_failure(e: &InferenceError) -> FailureKind {
-    use InferenceError as E;
-    match e {
-        E::MissingInput { .. }
-        | E::UnknownInput { .. }
-        | E::DuplicateInput { .. }
-        | E::WrongDType { .. }
-        | E::WrongShape { .. } => FailureKind::BadInput,
-        E::OverLimit { .. } => FailureKind::Limit,
-        _ => FailureKind::Inference,
-    }
 }
 
 /// The error of a stage, as the component says it.

@@ -22,9 +22,9 @@ function numbers(dtype, count) {
 }
 
 async function headland(url, inputs) {
-  const { default: init, OnnxModel } = await import("/package/headland_web.js");
-  const [bytes] = await Promise.all([fetch(url).then((r) => r.arrayBuffer()), init()]);
-  const model = new OnnxModel(new Uint8Array(bytes));
+  const [{ start }, tier] = await Promise.all([import("/package/wasm.js"), import("/package/headland_web.js")]);
+  const [bytes] = await Promise.all([fetch(url).then((r) => r.arrayBuffer()), start(tier)]);
+  const model = new tier.OnnxModel(new Uint8Array(bytes));
   const fed = inputs(model.info()).map(({ name, dtype, shape, data }) => ({
     name,
     dtype,
@@ -34,11 +34,23 @@ async function headland(url, inputs) {
   return () => model.run(fed).map(({ dtype, data }) => (dtype === "f32" ? new Float32Array(data.buffer) : data));
 }
 
-async function onnxRuntime(url, inputs) {
-  const ort = await import("/ort/ort.wasm.min.mjs");
+async function headlandOnGpu(url, inputs) {
+  const [{ start }, tier] = await Promise.all([import("/package/wasm.js"), import("/package/headland_web_gpu.js")]);
+  const [bytes] = await Promise.all([fetch(url).then((r) => r.arrayBuffer()), start(tier)]);
+  await tier.openGpu("the browser's");
+  const model = await tier.OnnxModel.onGpu(new Uint8Array(bytes));
+  const fed = inputs(model.info()).map(({ name, dtype, shape, data }) => ({ name, dtype, shape, data: new Uint8Array(data.buffer) }));
+  return async () => (await model.run(fed)).map(({ dtype, data }) => (dtype === "f32" ? new Float32Array(data.buffer) : data));
+}
+
+const onnxRuntime = (url, inputs) => onnxRuntimeBy("ort.wasm.min.mjs", "wasm", url, inputs);
+const onnxRuntimeOnGpu = (url, inputs) => onnxRuntimeBy("ort.webgpu.min.mjs", "webgpu", url, inputs);
+
+async function onnxRuntimeBy(file, provider, url, inputs) {
+  const ort = await import(`/ort/${file}`);
   ort.env.wasm.numThreads = 1;
   ort.env.wasm.wasmPaths = "/ort/";
-  const session = await ort.InferenceSession.create(url);
+  const session = await ort.InferenceSession.create(url, { executionProviders: [provider] });
   const types = { f32: "float32", i8: "int8", u8: "uint8", i64: "int64" };
   const dtypes = Object.fromEntries(Object.entries(types).map(([ours, theirs]) => [theirs, ours]));
   const info = {
@@ -63,9 +75,11 @@ function inputs(info) {
   });
 }
 
+const RUNTIMES = { headland, ort: onnxRuntime, headlandGpu: headlandOnGpu, ortGpu: onnxRuntimeOnGpu };
+
 self.onmessage = async ({ data: { runtime, url, steady } }) => {
   try {
-    const run = await (runtime === "headland" ? headland : onnxRuntime)(url, inputs);
+    const run = await RUNTIMES[runtime](url, inputs);
     const outputs = await run();
     let sum = 0;
     for (const output of outputs) for (const value of output) sum += Number(value);

@@ -10,6 +10,8 @@
 import { mkdir, readdir, readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { helpers as gpuHelpers, tests as gpuTests } from "./gpu.mjs";
 import { serve } from "./server.mjs";
 
 const [distFolder, fixturesFolder, ...chosen] = process.argv.slice(2);
@@ -615,6 +617,7 @@ const tests = {
               return { frame: 0, result: { prediction: { classes: [{ label: "served" }] } } };
             }
             settle() {}
+            continueAt() {}
             takeReports() { return []; }
             free() {}
           }`,
@@ -638,9 +641,7 @@ const tests = {
     check(got.codes.join() === expected && got.other === "served", JSON.stringify(got));
   },
 
-  async "survives the loss of the adapter"() {
-    throw new Skip("models run on the CPU in this build");
-  },
+  ...gpuTests,
 
   async "demo: digits, tamper, offline"({ page, context, origin, shots }) {
     const errors = watchErrors(page);
@@ -669,6 +670,28 @@ const tests = {
     check((await page.locator("#source").innerText()).match(/cache/i), await page.locator("#source").innerText());
     await page.screenshot({ path: join(shots, "offline.png"), fullPage: true });
     await context.setOffline(false);
+    check(errors.length === 0, errors.join("; "));
+  },
+
+  async "demo: the switch between CPU, WebGPU and auto"({ page, context, origin, shots }) {
+    const errors = watchErrors(page);
+    // With the time that a GPU in software takes.
+    const tar = await readFile(join(fixturesFolder, "gpu/vision-digits.tar"));
+    await context.route("**/packages/vision-digits.tar", (route) => route.fulfill({ body: tar, contentType: "application/x-tar" }));
+    await page.goto(`${origin}/demo/`);
+    const frames = (n) => page.waitForFunction((n) => Number(document.querySelector("#frames").dataset.count) > n, n, { timeout: 30_000 });
+    const on = (device) => page.waitForFunction((device) => document.body.dataset.state === "running" && document.querySelector("#device").dataset.device === device, device, { timeout: 30_000 });
+    await on("cpu");
+    await frames(10);
+    await page.locator("input[value=gpu]").check();
+    await on("gpu");
+    await frames(3);
+    check(/on gpu, /.test(await page.locator("#package").innerText()), await page.locator("#package").innerText());
+    check((await page.locator("#label").innerText()).length === 1, await page.locator("#label").innerText());
+    await page.screenshot({ path: join(shots, "digits-webgpu.png"), fullPage: true });
+    await page.locator("input[value=cpu]").check();
+    await on("cpu");
+    await frames(10);
     check(errors.length === 0, errors.join("; "));
   },
 
@@ -762,7 +785,11 @@ function within(ms, promise) {
 async function main() {
   const shots = resolve(distFolder, "screenshots");
   await mkdir(shots, { recursive: true });
-  const server = await serve({ "/fixtures/": resolve(fixturesFolder), "/": resolve(distFolder) });
+  const server = await serve({
+    "/fixtures/": resolve(fixturesFolder),
+    "/tests/": fileURLToPath(new URL(".", import.meta.url)),
+    "/": resolve(distFolder),
+  });
   const browser = await chromium.launch({
     executablePath: process.env.HEADLAND_CHROMIUM ?? "/usr/bin/chromium",
     headless: true,
@@ -791,6 +818,7 @@ async function main() {
       const begun = Date.now();
       try {
         await page.addInitScript(helpers);
+        await page.addInitScript(gpuHelpers);
         await page.goto(`${origin}/test.html`);
         const note = await within(TEST_TIMEOUT_MS, test(given));
         count.passed += 1;

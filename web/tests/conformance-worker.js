@@ -1,6 +1,7 @@
 // Runs one case of ONNX's node tests after the other, for `conformance.mjs`.
 
-import init, { onnxCase } from "/package/headland_web.js";
+import * as tier from "/package/headland_web.js";
+import { start } from "/package/wasm.js";
 
 // numpy's defaults in ONNX's own runner.
 const RTOL = 1e-3;
@@ -17,11 +18,11 @@ self.onmessage = async ({ data: { model, sets } }) => {
   );
   const onnx = await bytes(model);
   try {
-    self.postMessage({ verdict: onnxCase(onnx, fed, RTOL, ATOL) });
+    self.postMessage({ verdict: tier.onnxCase(onnx, fed, RTOL, ATOL) });
   } catch (error) {
     self.postMessage({ crashed: `${error.name}: ${error.message}` });
   }
 };
 
-await init();
+await start(tier);
 self.postMessage({});

@@ -34,7 +34,8 @@ const PAGE = "<!doctype html><meta charset=utf-8><link rel=icon href=data:,><tit
  * Before a path, to have it served so:
  * `/slow/`, `/truncate-once/KEY/`, `/truncate-always/`, `/html-instead/`,
  * `/flip/OFFSET/`, `/status/CODE/`, `/plain-types/`, `/no-etag/`, `/csp/`
- * (with the policy that forbids WebAssembly), `/plain/` (not isolated).
+ * (with a policy that forbids WebAssembly), `/strict/` (with the one that the
+ * runtime needs), `/plain/` (not isolated).
  */
 export async function serve(roots) {
   const requests = [];
@@ -46,13 +47,14 @@ export async function serve(roots) {
     const headers = { ...ISOLATED, "cache-control": "no-cache" };
     const faults = {};
     for (;;) {
-      const [, fault, rest] = /^\/(slow|truncate-always|html-instead|plain-types|no-etag|csp|plain)(\/.*)$/.exec(path) ?? [];
+      const [, fault, rest] = /^\/(slow|truncate-always|html-instead|plain-types|no-etag|csp|strict|plain)(\/.*)$/.exec(path) ?? [];
       const [, keyed, key, keyedRest] = /^\/(truncate-once|flip|status)\/([^/]+)(\/.*)$/.exec(path) ?? [];
       if (fault) [faults[fault], path] = [true, rest];
       else if (keyed) [faults[keyed], path] = [key, keyedRest];
       else break;
     }
     if (faults.csp) headers["content-security-policy"] = "default-src 'self'; script-src 'self'; worker-src 'self'";
+    if (faults.strict) headers["content-security-policy"] = "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'";
     if (faults.plain) for (const name of Object.keys(ISOLATED).slice(0, 2)) delete headers[name];
     const send = (status, type, body) => {
       response.writeHead(status, { ...headers, "content-type": type, "content-length": body.length });

@@ -62,6 +62,8 @@ pub struct Copies {
     pub into_models: u64,
     /// Out of models.
     pub out_of_models: u64,
+    /// Of those out of models, the ones that came from the GPU.
+    pub readbacks: u64,
 }
 
 impl Copies {
