@@ -156,15 +156,33 @@ impl Example {
         trust: &Trust,
         package: &Path,
     ) -> Command {
+        self.command_of(workspace, &[verb], trust, package, "--input")
+    }
+
+    /// As [`Example::command`], for a verb that calls the input something else.
+    pub fn command_of(
+        &self,
+        workspace: &Workspace,
+        verb: &[&str],
+        trust: &Trust,
+        package: &Path,
+        input: &str,
+    ) -> Command {
         let mut command = Command::new(workspace.headland());
+        let source = self.source.iter().map(|a| if *a == "--input" { input } else { a });
         command
-            .arg(verb)
+            .args(verb)
             .arg(package)
             .arg("--policy")
             .arg(&trust.policy)
-            .args(self.source)
+            .args(source)
             .current_dir(self.folder(workspace));
         command
+    }
+
+    /// `headland monitor replay` on the package and the example's input.
+    pub fn replay(&self, workspace: &Workspace, trust: &Trust, package: &Path) -> Command {
+        self.command_of(workspace, &["monitor", "replay"], trust, package, "--data")
     }
 
     /// Run the package over the example's input.

@@ -6,9 +6,11 @@
 
 mod authors;
 mod bench;
+mod budgets;
 mod ci;
 mod demo;
 mod examples;
+mod monitors;
 mod plugins;
 mod process;
 mod setup;
@@ -38,6 +40,8 @@ Usage: cargo xtask <verb>
   bench    the figures that the README quotes
   bench inference
            models on every device beside ONNX Runtime, as a table and a chart
+  bench monitors
+           what monitors cost in the engine; false alarms and power
   bench web
            models in Chromium beside ONNX Runtime Web
   ci       formatting, lints, licences, test and demo
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
         (Some("test"), Some("web")) => with_workspace(|w| web::test(&w.for_tests())),
         (Some("bench"), None) => with_workspace(bench::main),
         (Some("bench"), Some("inference")) => with_workspace(bench::inference),
+        (Some("bench"), Some("monitors")) => with_workspace(budgets::main),
         (Some("bench"), Some("web")) => with_workspace(web::bench),
         (Some("ci"), None) => with_workspace(|w| ci::main(&w.for_tests())),
         (Some("help" | "--help" | "-h"), None) => {

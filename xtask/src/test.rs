@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     authors,
     examples::{EXAMPLES, Trust},
-    plugins,
+    monitors, plugins,
     process::{finish, run, step},
     setup::{JUDGES, Presence, VULKAN, ensure_present, python},
     tally::Tally,
@@ -26,7 +26,8 @@ pub fn main(workspace: &Workspace) -> Result<()> {
 /// Run everything. An error is a run that could not go on; what merely failed
 /// is in the tally.
 pub fn run_all(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
-    plugins::build(workspace)?;
+    let components = plugins::build(workspace)?;
+    plugins::check_monitors(&components, tally);
     let judges = ensure_present(workspace, &JUDGES)?;
     // Before the workspace's tests: some look for an adapter.
     let vulkan = ensure_present(workspace, &VULKAN)?;
@@ -34,6 +35,7 @@ pub fn run_all(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     examples(workspace, tally)?;
     quick_starts(workspace, tally)?;
     authors::checks(workspace, &judges, tally)?;
+    monitors::checks(workspace, &judges, tally)?;
     web::checks(workspace, &judges, tally)?;
     match judges {
         Presence::Present => ask_judges(workspace, &vulkan, tally)?,

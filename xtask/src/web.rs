@@ -10,6 +10,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
+mod gpu;
+
 use crate::{
     bench,
     examples::{EXAMPLES, Trust},
@@ -63,30 +65,55 @@ pub fn build(workspace: &Workspace) -> Result<()> {
     if dist.exists() {
         fs::remove_dir_all(&dist).with_context(|| format!("cannot clear {}", dist.display()))?;
     }
-    step("building the browser runtime (from nothing: tract takes a while)", || {
-        run_long(
-            Command::new(cargo())
-                .args(["build", "--profile", "web", "--target", "wasm32-unknown-unknown"])
-                .args(["--package", "headland-web"])
-                .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", RUSTFLAGS)
-                .current_dir(&workspace.root),
-        )
-    })?;
-    run(Command::new(wasm_bindgen(workspace))
-        .args([
-            "--target",
-            "web",
-            "--no-typescript",
-            "--remove-name-section",
-            "--remove-producers-section",
-        ])
-        .args(["--out-name", "headland_web", "--out-dir"])
-        .arg(&package)
-        .arg(workspace.target.join("wasm32-unknown-unknown/web/headland_web.wasm")))?;
+    for tier in [Tier::Cpu, Tier::Gpu] {
+        tier.build(workspace, &package)?;
+    }
     for (from, to) in [("js", "package"), ("demo", "demo")] {
         copy_tree(&workspace.root.join("web").join(from), &dist.join(to))?;
     }
     Ok(())
+}
+
+/// The two builds of the runtime: a page starts with the small one, and fetches the
+/// other where it puts models on a GPU.
+#[derive(Clone, Copy)]
+enum Tier {
+    Cpu,
+    Gpu,
+}
+
+impl Tier {
+    fn build(self, workspace: &Workspace, package: &Path) -> Result<()> {
+        let mut command = Command::new(cargo());
+        command
+            .args(["build", "--profile", "web", "--target", "wasm32-unknown-unknown"])
+            .args(["--package", "headland-web"])
+            .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", RUSTFLAGS)
+            .current_dir(&workspace.root);
+        // A folder of its own: in one, each build would be the other's stale one.
+        let (what, name, target) = match self {
+            Self::Cpu => ("building the browser runtime", "headland_web", workspace.target.clone()),
+            Self::Gpu => (
+                "building the browser runtime with its GPU tier",
+                "headland_web_gpu",
+                workspace.target.join("web-gpu"),
+            ),
+        };
+        command.arg("--target-dir").arg(&target);
+        if matches!(self, Self::Gpu) {
+            command.args(["--features", "gpu"]);
+        }
+        step(&format!("{what} (from nothing, tract or burn take a while)"), || {
+            run_long(&mut command)
+        })?;
+        run(Command::new(wasm_bindgen(workspace))
+            .args(["--target", "web", "--no-typescript"])
+            .args(["--remove-name-section", "--remove-producers-section"])
+            .args(["--out-name", name, "--out-dir"])
+            .arg(package)
+            .arg(target.join("wasm32-unknown-unknown/web/headland_web.wasm")))?;
+        Ok(())
+    }
 }
 
 /// The examples, signed for the page, with what it plays through.
@@ -199,6 +226,7 @@ fn suite(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
         tampered(workspace, &trust, &fixtures)?;
         hostile(workspace, &trust, &fixtures)
     })?;
+    gpu::fixtures(workspace, &trust, &fixtures)?;
     let finished = step("the browser suite, in Chromium", || {
         finish(
             Command::new("node")
@@ -409,12 +437,8 @@ fn hostile(workspace: &Workspace, trust: &Trust, fixtures: &Path) -> Result<()> 
     let sources = workspace.fresh_folder("web-hostile")?;
     fs::create_dir_all(&folder)?;
     let stage = attacker(workspace, &sources, "preprocess")?;
-    let package = |source: &Path, name: &str| -> Result<()> {
-        let tar = folder.join(name).with_extension("tar");
-        let headland = || Command::new(workspace.headland());
-        run(headland().args(["package", "build"]).arg(source).arg("-o").arg(&tar))?;
-        run(headland().args(["package", "sign"]).arg(&tar).arg("--key").arg(trust.key()))?;
-        Ok(())
+    let package = |source: &Path, name: &str| {
+        package(workspace, trust, source, &folder.join(name).with_extension("tar"))
     };
     for attack in ATTACKS {
         let source = sources.join(attack);
@@ -440,18 +464,7 @@ fn hostile(workspace: &Workspace, trust: &Trust, fixtures: &Path) -> Result<()> 
     }
     // The vision example with a monitor that does not end.
     let source = sources.join("monitor-loop");
-    copy_tree(&workspace.root.join("examples/vision-digits"), &source)?;
-    copy_tree(&workspace.components(), &source.join("components"))?;
-    let monitor = attacker(workspace, &sources, "monitor")?;
-    fs::copy(monitor, source.join("components/monitor-quality.wasm"))?;
-    let edit = |file: &str, change: &dyn Fn(&str) -> String| -> Result<()> {
-        let path = source.join(file);
-        let text = fs::read_to_string(&path)?;
-        fs::write(&path, change(&text))?;
-        Ok(())
-    };
-    edit("package.toml", &|text| text.replace("../../dist/components", "components"))?;
-    edit("pipeline.toml", &|text| {
+    variant(workspace, &source, "vision-digits", &|text| {
         let stages = text.split("[[monitor]]").next().unwrap_or_default();
         format!(
             "{stages}[[monitor]]\nid = \"quality\"\ncomponent = \"monitor-quality\"\n\
@@ -459,7 +472,38 @@ fn hostile(workspace: &Workspace, trust: &Trust, fixtures: &Path) -> Result<()> 
              taps = [{{ from = \"prediction\" }}]\nlimits.time-ms = 300\n"
         )
     })?;
+    let monitor = attacker(workspace, &sources, "monitor")?;
+    fs::copy(monitor, source.join("components/monitor-quality.wasm"))?;
     package(&source, "monitor-loop")
+}
+
+/// An example with another `pipeline.toml`, in a folder of its own with the
+/// components that it names.
+fn variant(
+    workspace: &Workspace,
+    source: &Path,
+    example: &str,
+    change: &dyn Fn(&str) -> String,
+) -> Result<PathBuf> {
+    copy_tree(&workspace.root.join("examples").join(example), source)?;
+    copy_tree(&workspace.components(), &source.join("components"))?;
+    let edit = |file: &str, change: &dyn Fn(&str) -> String| -> Result<()> {
+        let path = source.join(file);
+        let text = fs::read_to_string(&path)?;
+        fs::write(&path, change(&text))?;
+        Ok(())
+    };
+    edit("package.toml", &|text| text.replace("../../dist/components", "components"))?;
+    edit("pipeline.toml", change)?;
+    Ok(source.to_owned())
+}
+
+/// Build a package and sign it.
+fn package(workspace: &Workspace, trust: &Trust, source: &Path, tar: &Path) -> Result<()> {
+    let headland = || Command::new(workspace.headland());
+    run(headland().args(["package", "build"]).arg(source).arg("-o").arg(tar))?;
+    run(headland().args(["package", "sign"]).arg(tar).arg("--key").arg(trust.key()))?;
+    Ok(())
 }
 
 /// The attacker as a component of a world.

@@ -67,17 +67,25 @@ fn users(members: &BTreeMap<String, Member>, is_used: impl Fn(&str) -> bool) -> 
 fn host_crates_depend_one_way() {
     let may_use: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("headland-tensor", &[][..]),
-        ("headland-package", &["headland-tensor"]),
+        ("headland-monitor", &[]),
+        ("headland-package", &["headland-tensor", "headland-monitor"]),
         ("headland-inference", &["headland-tensor"]),
-        ("headland-pipeline", &["headland-tensor"]),
+        ("headland-pipeline", &["headland-tensor", "headland-monitor"]),
         (
             "headland-engine",
-            &["headland-tensor", "headland-package", "headland-inference", "headland-pipeline"],
+            &[
+                "headland-tensor",
+                "headland-monitor",
+                "headland-package",
+                "headland-inference",
+                "headland-pipeline",
+            ],
         ),
         (
             "headland-cli",
             &[
                 "headland-tensor",
+                "headland-monitor",
                 "headland-package",
                 "headland-inference",
                 "headland-pipeline",
@@ -86,7 +94,13 @@ fn host_crates_depend_one_way() {
         ),
         (
             "headland-web",
-            &["headland-tensor", "headland-package", "headland-inference", "headland-pipeline"],
+            &[
+                "headland-tensor",
+                "headland-monitor",
+                "headland-package",
+                "headland-inference",
+                "headland-pipeline",
+            ],
         ),
     ]);
     let members = members();
@@ -119,8 +133,13 @@ fn only_inference_knows_tract() {
 
 #[test]
 fn sans_io_crates_have_no_runtime_and_no_socket() {
-    const CORE: [&str; 4] =
-        ["headland-tensor", "headland-package", "headland-inference", "headland-pipeline"];
+    const CORE: [&str; 5] = [
+        "headland-tensor",
+        "headland-monitor",
+        "headland-package",
+        "headland-inference",
+        "headland-pipeline",
+    ];
     const RUNTIMES: [&str; 8] =
         ["tokio", "async-std", "smol", "futures", "mio", "socket2", "hyper", "reqwest"];
     let members = members();
@@ -132,14 +151,15 @@ fn sans_io_crates_have_no_runtime_and_no_socket() {
 }
 
 #[test]
-fn components_know_only_the_sdk() {
+fn components_know_only_the_sdk_and_what_monitors_share() {
     let members = members();
     let guests = members.iter().filter(|(name, m)| !m.is_host && *name != "xtask");
     let mut with_sdk = 0;
     for (name, guest) in guests {
         for dependency in guest.dependencies.iter().filter(|d| members.contains_key(*d)) {
-            assert_eq!(dependency, "headland-sdk", "{name} depends on {dependency}");
-            with_sdk += 1;
+            let known = ["headland-sdk", "headland-monitor"];
+            assert!(known.contains(&dependency.as_str()), "{name} depends on {dependency}");
+            with_sdk += usize::from(dependency == "headland-sdk");
         }
     }
     assert!(with_sdk > 0, "no component depends on the SDK");
