@@ -158,6 +158,17 @@ def check_pipeline(scale):
         raise SystemExit("pipeline.toml needs these features:\n" + json.dumps(wanted, indent=1))
 
 
+def check_background(x, y):
+    """Fail unless the explainer's background in `pipeline.toml` is this: 16
+    rows without an anomaly, evenly spaced over those trained on."""
+    nominal = x[y == 0]
+    wanted = nominal[:: len(nominal) // 16][:16].astype(float).round(3).tolist()
+    (explainer,) = tomllib.loads(PIPELINE.read_text())["explainer"]
+    if explainer["config"]["background"] != wanted:
+        rows = "".join(f"  {json.dumps(row)},\n" for row in wanted)
+        raise SystemExit(f"pipeline.toml needs this:\nbackground = [\n{rows}]")
+
+
 def write_reference(rows, score):
     columns = {name: rows[:, i] for i, name in enumerate(shuttle.COLUMNS) if i > 0}
     columns["prediction.class"] = [shuttle.LABELS[int(s >= 0.5)] for s in score]
@@ -185,6 +196,7 @@ def main():
     scale = shuttle.standardisation(rows[:split])
     check_pipeline(scale)
     x = shuttle.standardise(rows, scale)
+    check_background(x[:split], y[:split])
     if not arguments.evaluate:
         train_mlp(x[:split], y[:split])
         train_trees(x[:split], y[:split])

@@ -48,6 +48,16 @@ function helpers() {
       return new Worker(URL.createObjectURL(new Blob([script], { type: "text/javascript" })), { type: "module" });
     },
     lose: () => new BroadcastChannel("lose").postMessage(null),
+    /** A worker that crashes at the next thing it tells the GPU after `crash()`. */
+    crashable() {
+      const script = `
+        import ${JSON.stringify(new URL("/package/worker.js", location).href)};
+        new BroadcastChannel("crash").onmessage = () => {
+          GPUQueue.prototype.submit = () => { throw new Error("as a bug would"); };
+        };`;
+      return new Worker(URL.createObjectURL(new Blob([script], { type: "text/javascript" })), { type: "module" });
+    },
+    crash: () => new BroadcastChannel("crash").postMessage(null),
     /** What auto is to remember of a package here, as if it had been measured. */
     async remember(p, measured) {
       const { PackageCache } = await import("/package/cache.js");
@@ -360,7 +370,8 @@ export const tests = {
         off: Math.max(...reports.map((report, i) => g.off(report, frames[i].prediction))),
         numbers: reports.map(({ frame }) => frame),
         readbacks: reports.map(({ copies }) => copies.readbacks),
-        windows: windows.map(({ rows, frames }) => ({ rows, frames })),
+        windows: windows.map(({ monitor, rows, frames }) => ({ monitor, rows, frames })),
+        monitors: p.info.monitors,
         runs: p.info.stages.map(({ runs }) => runs),
         warnings: rt.warnings,
       };
@@ -369,8 +380,12 @@ export const tests = {
     check(got.numbers.every((frame, i) => frame === i), got.numbers.join());
     check(got.readbacks[0] === 0 && got.readbacks.at(-1) === 1, got.readbacks.join());
     check(got.runs.some((runs) => / on gpu, /.test(runs)), JSON.stringify(got.runs));
-    const rows = got.windows.reduce((sum, window) => sum + window.rows, 0);
-    check(rows === got.numbers.length && got.windows.length === 2, JSON.stringify(got));
+    for (const id of got.monitors) {
+      // One up to the move, one from there on.
+      const windows = got.windows.filter(({ monitor }) => monitor === id);
+      const rows = windows.reduce((sum, window) => sum + window.rows, 0);
+      check(rows === got.numbers.length && windows.length === 2, JSON.stringify(got.windows));
+    }
   },
 
   async "gpu: survives the loss of the adapter: auto goes on on the CPU"({ page }) {
@@ -406,6 +421,29 @@ export const tests = {
     check(got.device === "cpu" && got.now === "cpu" && /swiftshader/.test(got.adapter), JSON.stringify(got));
     check(Math.max(...got.off) <= SCORE_TOLERANCE, JSON.stringify(got));
     check(got.readbacks[1] === 1 && got.readbacks.at(-1) === 0, JSON.stringify(got));
+    check(got.warnings.some(({ code }) => code === "gpu"), JSON.stringify(got.warnings));
+  },
+
+  async "gpu: auto goes on on the CPU when the worker with the GPU crashes"({ page }) {
+    const got = await page.evaluate(async () => {
+      g.pretendHardware();
+      const rt = await h.create({ worker: g.crashable });
+      const p = await rt.load("/fixtures/gpu/vision-digits.tar");
+      await g.remember(p, { cpu_us: 1e9, gpu_us: 1 });
+      const moved = g.event(p, "device");
+      const [{ input, mediaType, prediction }] = await g.frames("vision-digits", 1);
+      const run = () => p.run(input, { mediaType });
+      const reports = [await run()];
+      await moved;
+      reports.push(await run());
+      const device = p.device;
+      g.crash();
+      await h.sleep(100);
+      reports.push(...(await Promise.all([run(), run(), run()])));
+      return { device, now: p.device, off: reports.map((report) => g.off(report, prediction)), numbers: reports.map(({ frame }) => frame), warnings: rt.warnings };
+    });
+    check(got.device === "gpu" && got.now === "cpu", JSON.stringify(got));
+    check(Math.max(...got.off) <= SCORE_TOLERANCE, JSON.stringify(got));
     check(got.warnings.some(({ code }) => code === "gpu"), JSON.stringify(got.warnings));
   },
 

@@ -26,6 +26,10 @@ pub struct Example {
     pub drift_from: u64,
     /// What the monitor must find there: check and feature.
     drift: &'static [(&'static str, &'static str)],
+    /// Runs of the model that an explanation takes.
+    explanation_calls: u64,
+    /// Whether contributions add up to the score: those of occlusion do not.
+    adds_up: bool,
 }
 
 /// Every example.
@@ -35,12 +39,18 @@ pub const EXAMPLES: [Example; 2] = [
         source: &["--input", "inputs/telemetry.csv", "--label-column", "class"],
         drift_from: 1000,
         drift: &[("drift", "V3"), ("missing-rate", "V7"), ("drift", "prediction.class")],
+        // 255 coalitions over 16 rows, and the frame's own.
+        explanation_calls: 255 * 16 + 1,
+        adds_up: true,
     },
     Example {
         name: "vision-digits",
         source: &["--input", "inputs", "--labels", "labels.csv"],
         drift_from: 250,
         drift: &[("drift", "image.mean"), ("drift", "image.std"), ("drift", "prediction.class")],
+        // 49 patches, the frame's own, and the baseline.
+        explanation_calls: 49 + 2,
+        adds_up: false,
     },
 ];
 
@@ -194,6 +204,30 @@ impl Example {
             outcome.take(&line).with_context(|| format!("unexpected: {line}"))?;
         }
         Ok(outcome)
+    }
+
+    /// Ask why, of every frame: what the answers cost, and that they add up.
+    pub fn explain(&self, workspace: &Workspace, trust: &Trust, package: &Path) -> Result<()> {
+        let said =
+            run(self.command(workspace, "explain", trust, package).args(["--all", "--json"]))?;
+        let lines = said.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+        let explanations = lines.iter().filter(|line| line["kind"] == "explanation");
+        let mut count = 0;
+        for line in explanations {
+            let told = &line["attributions"][0];
+            let number = |value: &Value| value.as_f64().with_context(|| format!("in {line}"));
+            ensure!(line["model_calls"] == self.explanation_calls, "another cost: {line}");
+            ensure!(told["model_calls"] == line["model_calls"], "counted otherwise: {line}");
+            let (base, sum) = (number(&told["base_value"])?, number(&told["sum"])?);
+            let score = number(&line["prediction"]["classes"][0]["score"])?;
+            ensure!(
+                !self.adds_up || (base + sum - score).abs() <= SCORE_TOLERANCE,
+                "does not add up: {line}"
+            );
+            count += 1;
+        }
+        ensure!(count > 0, "no explanation");
+        Ok(())
     }
 
     /// Change one byte in the middle of the package's first model, and give

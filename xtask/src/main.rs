@@ -35,6 +35,8 @@ Usage: cargo xtask <verb>
   demo     build, sign, verify and run both examples; tamper with one; report
   web      build the browser runtime and serve its demo page
   test     every test of the workspace, the judges, the examples and the browser
+  test monitors
+           monitors replayed and merged, and the judges of their numbers
   test web
            the browser's tests alone
   bench    the figures that the README quotes
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         (Some("demo"), None) => with_workspace(demo::main),
         (Some("web"), None) => with_workspace(web::main),
         (Some("test"), None) => with_workspace(|w| test::main(&w.for_tests())),
+        (Some("test"), Some("monitors")) => with_workspace(|w| monitors::test(&w.for_tests())),
         (Some("test"), Some("web")) => with_workspace(|w| web::test(&w.for_tests())),
         (Some("bench"), None) => with_workspace(bench::main),
         (Some("bench"), Some("inference")) => with_workspace(bench::inference),

@@ -12,11 +12,22 @@ use serde_json::Value;
 
 use crate::{
     examples::{EXAMPLES, Example, Trust},
+    plugins,
     process::run,
-    setup::{Presence, python},
+    setup::{JUDGES, Presence, ensure_present, python},
     tally::Tally,
     workspace::{Workspace, array},
 };
+
+/// `cargo xtask test monitors`.
+pub fn test(workspace: &Workspace) -> Result<()> {
+    let mut tally = Tally::default();
+    let components = plugins::build(workspace)?;
+    plugins::check_monitors(&components, &mut tally);
+    let judges = ensure_present(workspace, &JUDGES)?;
+    checks(workspace, &judges, &mut tally)?;
+    tally.close()
+}
 
 /// Run every check of monitors.
 pub fn checks(workspace: &Workspace, judges: &Presence, tally: &mut Tally) -> Result<()> {

@@ -99,6 +99,9 @@ fn examples(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
         for (check, result) in outcome.iter().flat_map(|o| example.checks(workspace, o)) {
             tally.check(&check, || result);
         }
+        tally.check(&format!("{}: says why of every frame", example.name), || {
+            example.explain(workspace, &trust, &folder.join(example.name).with_extension("tar"))
+        });
     }
     fs::remove_dir_all(&folder)?;
     Ok(())

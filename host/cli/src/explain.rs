@@ -329,10 +329,9 @@ fn tell(
 fn describe(explanation: &Explanation, c: &Contributions) -> String {
     let (base, sum) = (c.attribution.base_value, c.sum());
     let mut text = format!(
-        "stage {}, input {}: base {base:.4}, contributions {sum:+.4}, together {:.4}\n\n",
+        "stage {}, input {}: base {base:.4}, contributions {sum:+.4}\n\n",
         inline(&explanation.of),
         inline(&c.attribution.input),
-        base + sum
     );
     match c.grid() {
         Some(grid) if grid.width <= MAX_GRID && grid.cells.len() <= MAX_GRID * MAX_GRID => {
@@ -384,11 +383,11 @@ const AGAINST: &str = "#2e6fbd";
 /// The picture: a heat map where the input is an image, otherwise bars.
 fn plot(frame: &SourceFrame, explanation: &Explanation, c: &Contributions) -> String {
     let title = format!(
-        "{}: {} (base {:.4}, together {:.4})",
-        frame.origin,
+        "{}: {} (base {:.4}, contributions {:+.4})",
+        frame.origin.rsplit(['/', '\\']).next().unwrap_or_default(),
         describe_output(&explanation.result),
         c.attribution.base_value,
-        c.attribution.base_value + c.sum()
+        c.sum()
     );
     match c.grid() {
         Some(grid) => heat_map(&title, &grid, underlay(frame)),
@@ -436,11 +435,11 @@ fn bars(title: &str, c: &Contributions) -> String {
         let given = c.given.as_ref().and_then(|given| given.get(i));
         let given = given.map(|v| format!(" = {v:.4}")).unwrap_or_default();
         // A string takes what is written to it.
-        let _ = write!(
+        let _ = writeln!(
             svg,
             "<text x=\"8\" y=\"{0}\">{1}{given}</text>\
              <rect x=\"{x}\" y=\"{y}\" width=\"{length}\" height=\"14\" fill=\"{fill}\"/>\
-             <text x=\"{2}\" y=\"{0}\">{value:+.4}</text>\n",
+             <text x=\"{2}\" y=\"{0}\">{value:+.4}</text>",
             y + 12.0,
             escape(&c.name(i)),
             ZERO + REACH + 8.0,

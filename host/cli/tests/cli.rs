@@ -192,6 +192,25 @@ fn npy(path: &Path, shape: &str, values: &[f32]) {
 }
 
 #[test]
+fn what_cannot_be_explained_is_said() {
+    let folder = package();
+    let mut args = RUN;
+    args[0] = "explain";
+    let refused = |more: &[&str]| {
+        let refused = run(folder.path(), &[&args[..], more].concat());
+        assert_eq!(refused.status.code(), Some(1));
+        String::from_utf8(refused.stderr).unwrap()
+    };
+    let none = refused(&[]);
+    assert!(none.contains("package pass has no [[explainer]] in its pipeline"), "{none}");
+    let unknown = refused(&["--explainer", "why"]);
+    assert!(unknown.contains("no explainer \"why\"; it has []"), "{unknown}");
+    let two = refused(&["--frame", "0", "--frame", "1", "--plot", "p.svg"]);
+    assert!(two.contains("--plot draws one frame, 2 are"), "{two}");
+    assert!(!folder.path().join("p.svg").exists());
+}
+
+#[test]
 fn a_model_is_optimised_within_a_tolerance_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

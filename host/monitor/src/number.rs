@@ -17,7 +17,7 @@ pub fn number(x: f64, digits: u32) -> String {
         return text;
     }
     let places = digits.clamp(1, 15) as i32 - 1;
-    let mut exponent = x.log10().floor() as i32;
+    let mut exponent = (x.ln() / std::f64::consts::LN_10).floor() as i32;
     let mut mantissa = scaled(x, places - exponent);
     // The logarithm, or rounding up, may be off by one place.
     if mantissa >= 10u64.pow(places as u32 + 1) {
@@ -47,8 +47,8 @@ pub fn number(x: f64, digits: u32) -> String {
         text.push('0');
     }
     if !is_plain {
-        text.push('e');
-        text.push_str(&exponent.to_string());
+        text.push_str(if exponent < 0 { "e-" } else { "e" });
+        text.push_str(&u64::from(exponent.unsigned_abs()).to_string());
     }
     text
 }

@@ -28,11 +28,7 @@
 //! [5, [v, [n, ...]]] sums with noise: as sums, v as above
 //! ```
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    convert::Infallible,
-    fmt,
-};
+use std::{collections::BTreeMap, convert::Infallible, fmt};
 
 use minicbor::{Decoder, Encoder, data::Type};
 use sha2::{Digest as _, Sha256};
@@ -401,16 +397,14 @@ impl Summary {
         let mut merged = self.clone();
         merged.rows = merged.rows.saturating_add(other.rows);
         for (name, field) in &other.fields {
-            match merged.fields.entry(name.clone()) {
-                Entry::Vacant(slot) => {
-                    slot.insert(field.clone());
+            match merged.fields.get_mut(name) {
+                None => {
+                    merged.fields.insert(name.clone(), field.clone());
                 }
-                Entry::Occupied(mut slot) => {
-                    slot.get_mut().merge(field).map_err(|why| match why {
-                        Mismatch::Overflow => SummaryError::Overflow(name.clone()),
-                        Mismatch::Form => SummaryError::Form(name.clone()),
-                    })?;
-                }
+                Some(ours) => ours.merge(field).map_err(|why| match why {
+                    Mismatch::Overflow => SummaryError::Overflow(name.clone()),
+                    Mismatch::Form => SummaryError::Form(name.clone()),
+                })?,
             }
         }
         merged.check()?;
@@ -445,7 +439,7 @@ impl Summary {
         let counts = |noised: &Noised| -> Vec<u64> {
             noised.values.iter().map(|&n| n.max(0).cast_unsigned()).collect()
         };
-        let mut settled = Self { fields: BTreeMap::new(), ..self.clone() };
+        let mut settled = Self { rows: self.rows, ..Self::empty(&self.by, self.reference) };
         for (name, field) in &self.fields {
             let field = match field {
                 Field::NoisedCounts(rows) if name == NOISED_ROWS => {

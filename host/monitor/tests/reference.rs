@@ -195,7 +195,7 @@ fn damaged_reference_is_refused_with_the_column() {
         (
             "\"counts\": [25, 75]",
             "\"counts\": [18446744073709551615, 75]",
-            "no reference: columns: `mode`: `counts` has an item of another type",
+            "no reference: `mode` `values` `categorical` `counts` has an item that is no count",
         ),
         (
             "\"edges\": [",
@@ -215,7 +215,7 @@ fn damaged_reference_is_refused_with_the_column() {
         ("\"min\": 0.0", "\"min\": 100.0", "column `counter`: its range is empty"),
         ("\"mean\": 49.5", "\"mean\": 1e999", "no reference: "),
         ("\"rows\": 100", "\"rows\": -1", "no reference: "),
-        ("\"rows\": 100", "\"rowes\": 100", "no reference: `rows` is no count"),
+        ("\"rows\": 100", "\"rowes\": 100", "no reference: `rows` is no number"),
     ] {
         let bad = good.replace(from, to);
         assert_ne!(bad, good, "{from} is not in the reference");

@@ -20,7 +20,9 @@
 //! | `occlusion` | 2 and one a patch | any |
 //!
 //! n counts the features that differ from the background; the others have
-//! contributed nothing. Each row of a batch counts as a run.
+//! contributed nothing. Each row of a batch counts as a run. A batch is three
+//! calls into the host, and so is each run of a model that takes none: mind the
+//! limit `hostcalls` there.
 //!
 //! Whether the features still matter as they did is told by [`ndcg`], over
 //! [`MeanAbsolute`] contributions.
@@ -108,7 +110,7 @@ pub struct Attributor {
     /// The one that takes what is explained, where the configuration or a
     /// model of one input says so.
     model_input: Option<String>,
-    output: String,
+    output: TensorInfo,
 }
 
 impl Explainer for Attributor {
@@ -136,7 +138,7 @@ impl Explainer for Attributor {
                 *value = f64::from(*value as f32);
             }
         }
-        Ok(Self { output: output.name.clone(), config, model, inputs, model_input })
+        Ok(Self { output: output.clone(), config, model, inputs, model_input })
     }
 
     fn explain(
@@ -202,7 +204,7 @@ struct Feed<'a> {
     shape: &'a [u32],
     /// The model's input that varies.
     input: &'a TensorInfo,
-    output: &'a str,
+    output: &'a TensorInfo,
     /// The model's other inputs, the same in every run.
     constant: Vec<(&'a TensorInfo, Tensor)>,
 }
@@ -253,8 +255,7 @@ impl<'a> Feed<'a> {
         let inputs: Tensors =
             constant.map(|(info, tensor)| (info.name.clone(), tensor.clone())).collect();
         let outputs: Tensors = model.run(inputs.with(&self.input.name, tensor).into())?.into();
-        let output = outputs.get(self.output)?;
-        Ok(decode_f64(output.dtype(), &output.read()?))
+        Ok(decode_f64(self.output.dtype, &outputs.get(&self.output.name)?.read()?))
     }
 }
 

@@ -4,7 +4,8 @@
 use std::cell::Cell;
 
 use explainer_attribution::{
-    Allowance, Config, Contributions, Error, Method, Patches, Subject, explain, occlusion,
+    Allowance, Config, Contributions, Error, MeanAbsolute, Method, Patches, Subject, explain,
+    occlusion,
 };
 use headland_sdk::StageError;
 use proptest::prelude::*;
@@ -180,6 +181,30 @@ proptest! {
         let few = Config { coalitions: Some(60), seed, ..config(Method::Kernel, &background) };
         let once = values(|row| tangled(row, &w), &input, &few);
         prop_assert_eq!(once, values(|row| tangled(row, &w), &input, &few));
+    }
+
+    #[test]
+    fn means_are_the_same_however_explanations_are_split_over_devices(
+        rows in prop::collection::vec(prop::collection::vec(-10.0..10.0, 4), 0..40),
+        device in prop::collection::vec(0usize..5, 40),
+        last_first: bool,
+    ) {
+        let mut whole = MeanAbsolute::new(4);
+        let mut devices = vec![MeanAbsolute::new(4); 5];
+        for (row, device) in rows.iter().zip(device) {
+            prop_assert!(whole.push(row) && devices[device].push(row));
+        }
+        if last_first {
+            devices.reverse();
+        }
+        let mut merged = MeanAbsolute::new(4);
+        prop_assert!(devices.iter().all(|d| merged.merge(d)));
+        prop_assert_eq!(&merged, &whole);
+        for (i, mean) in whole.means().into_iter().enumerate() {
+            let sum: f64 = rows.iter().map(|row: &Vec<f64>| row[i].abs()).sum();
+            // Half a unit of 2^-20 a row.
+            prop_assert!((mean - sum / rows.len().max(1) as f64).abs() < 1e-6);
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use serde_json::json;
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Case {
-    Stream { detector: DetectorConfig, values: Vec<u64> },
+    Stream { detector: Box<DetectorConfig>, values: Vec<u64> },
     Ks { ks: (u32, u32) },
 }
 

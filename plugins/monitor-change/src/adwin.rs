@@ -187,29 +187,29 @@ fn size(level: usize) -> f64 {
 }
 
 impl Adwin {
-    pub(crate) fn write(&self, words: &mut Vec<u64>) {
-        words.push(self.since_check.into());
-        words.push(self.total.to_bits());
-        words.push(self.variance.to_bits());
-        words.push(self.levels.len() as u64);
+    pub(crate) fn put(&self, words: &mut Words) {
+        words.put(self.since_check.into());
+        words.put_number(self.total);
+        words.put_number(self.variance);
+        words.put(self.levels.len() as u64);
         for level in &self.levels {
-            words.push(level.len() as u64);
+            words.put(level.len() as u64);
             for bucket in level {
-                words.push(bucket.total.to_bits());
-                words.push(bucket.variance.to_bits());
+                words.put_number(bucket.total);
+                words.put_number(bucket.variance);
             }
         }
     }
 
-    pub(crate) fn from_words(config: AdwinConfig, words: &mut Words) -> Option<Self> {
-        let since_check = words.at_most(u64::from(config.clock) - 1)? as u32;
-        let (total, variance) = (words.finite()?, words.finite()?);
-        let count = words.at_most(MAX_LEVELS)?;
+    pub(crate) fn take(config: AdwinConfig, words: &mut Words) -> Option<Self> {
+        let since_check = words.take_at_most(u64::from(config.clock) - 1)? as u32;
+        let (total, variance) = (words.take_number()?, words.take_number()?);
+        let count = words.take_at_most(MAX_LEVELS)?;
         let (mut levels, mut width) = (Vec::new(), 0.0);
         for i in 0..count as usize {
             let mut level = Vec::new();
-            for _ in 0..words.at_most(config.max_buckets.into())? {
-                level.push(Bucket { total: words.finite()?, variance: words.finite()? });
+            for _ in 0..words.take_at_most(config.max_buckets.into())? {
+                level.push(Bucket { total: words.take_number()?, variance: words.take_number()? });
             }
             if level.is_empty() && count > 1 {
                 return None;

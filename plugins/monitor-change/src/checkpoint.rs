@@ -59,40 +59,66 @@ impl From<minicbor::decode::Error> for CheckpointError {
     }
 }
 
-/// Words to be taken one after the other: by calls, of which
-/// there are many, and in no hurry.
-pub struct Words(std::vec::IntoIter<u64>);
+/// The states of detectors: words to be put and taken one after the other. By
+/// calls, for there are many, and none is in a hurry.
+#[derive(Default)]
+pub struct Words {
+    words: Vec<u64>,
+    taken: usize,
+}
 
 impl Words {
+    /// Put one.
+    #[inline(never)]
+    pub fn put(&mut self, word: u64) {
+        self.words.push(word);
+    }
+
+    /// Put a number.
+    pub fn put_number(&mut self, x: f64) {
+        self.put(x.to_bits());
+    }
+
+    /// Take the next one.
+    #[inline(never)]
+    pub fn take(&mut self) -> Option<u64> {
+        let word = self.words.get(self.taken).copied();
+        self.taken += 1;
+        word
+    }
+
+    /// Take the next one, which is at most `most`.
+    #[inline(never)]
+    pub fn take_at_most(&mut self, most: u64) -> Option<u64> {
+        self.take().filter(|&word| word <= most)
+    }
+
+    /// Take the next one, which is a finite number.
+    #[inline(never)]
+    pub fn take_number(&mut self) -> Option<f64> {
+        self.take().map(f64::from_bits).filter(|x| x.is_finite())
+    }
+
+    /// Write them as a list.
+    pub fn write(&self, e: &mut Writer<'_>) -> Written {
+        e.array(self.words.len() as u64)?;
+        for &word in &self.words {
+            e.u64(word)?;
+        }
+        Ok(())
+    }
+
     /// Read a list of words.
     ///
     /// # Errors
     /// [`CheckpointError`]: it is no list, or not of words.
     pub fn read(d: &mut Decoder<'_>) -> Result<Self, CheckpointError> {
         let length = d.array()?.ok_or(CheckpointError::NotCanonical)?;
-        let mut words = Vec::new();
+        let mut words = Self::default();
         // Not reserved beforehand: the length is the sender's word.
         for _ in 0..length {
-            words.push(d.u64()?);
+            words.put(d.u64()?);
         }
-        Ok(Self(words.into_iter()))
-    }
-
-    /// The next one.
-    #[inline(never)]
-    pub fn word(&mut self) -> Option<u64> {
-        self.0.next()
-    }
-
-    /// The next one, which is at most `most`.
-    #[inline(never)]
-    pub fn at_most(&mut self, most: u64) -> Option<u64> {
-        self.word().filter(|&word| word <= most)
-    }
-
-    /// The next one, which is the bits of a finite number.
-    #[inline(never)]
-    pub fn finite(&mut self) -> Option<f64> {
-        self.word().map(f64::from_bits).filter(|x| x.is_finite())
+        Ok(words)
     }
 }

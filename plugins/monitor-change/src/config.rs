@@ -10,6 +10,8 @@ use headland_sdk::monitor::{Finding, Severity};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::kswin::MIN_DISTANCE;
+
 /// Detectors of one monitor.
 const MAX_DETECTORS: usize = 64;
 
@@ -87,9 +89,6 @@ pub struct DetectorConfig {
     /// (0.9999). kswin: the p-value at which there is a change (0.005).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha: Option<f64>,
-    /// page-hinkley: which way the mean must move (both).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mode: Option<Mode>,
     /// kswin: rows that are kept, at least twice `stat-size` (100); at most
     /// 4096 over all detectors.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,8 +97,8 @@ pub struct DetectorConfig {
     /// (30).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stat_size: Option<u32>,
-    /// kswin: rows from one test to the next (1). A test takes some hundred
-    /// times as long as a row without one.
+    /// kswin: rows from one test to the next (1). A test takes far longer than
+    /// a row without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stride: Option<u32>,
     /// kswin: of the generator that samples (0).
@@ -118,13 +117,12 @@ pub struct DetectorConfig {
     pub drift_threshold: Option<f64>,
 }
 
-/// How bad a change is.
+/// How bad a change is: worth a look, or to act.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
 pub enum Urgency {
-    /// Worth a look.
     Warning,
-    /// Act.
     #[default]
     Alarm,
 }
@@ -144,8 +142,12 @@ impl From<Urgency> for Severity {
 pub enum MethodName {
     /// The mean over a window that adapts its length.
     Adwin,
-    /// The sum of deviations from a running mean.
+    /// The sum of deviations from a running mean; below, of one sign alone.
     PageHinkley,
+    /// For a mean that rises.
+    PageHinkleyUp,
+    /// For a mean that falls.
+    PageHinkleyDown,
     /// The distribution of the newest rows against a sample of those before.
     Kswin,
     /// The rate of errors, in a column of 0 and 1.
@@ -153,8 +155,7 @@ pub enum MethodName {
 }
 
 /// Which way a mean must move.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// It rises.
     Up,
@@ -302,13 +303,19 @@ impl DetectorConfig {
                 min_window_length: self.min_window_length.unwrap_or(5),
                 grace_period: self.grace_period.unwrap_or(10),
             }),
-            MethodName::PageHinkley => Method::PageHinkley(PageHinkleyConfig {
-                min_instances: self.min_instances.unwrap_or(30),
-                delta: self.delta.unwrap_or(0.005),
-                threshold: self.threshold.unwrap_or(50.0),
-                alpha: self.alpha.unwrap_or(0.9999),
-                mode: self.mode.unwrap_or(Mode::Both),
-            }),
+            MethodName::PageHinkley | MethodName::PageHinkleyUp | MethodName::PageHinkleyDown => {
+                Method::PageHinkley(PageHinkleyConfig {
+                    min_instances: self.min_instances.unwrap_or(30),
+                    delta: self.delta.unwrap_or(0.005),
+                    threshold: self.threshold.unwrap_or(50.0),
+                    alpha: self.alpha.unwrap_or(0.9999),
+                    mode: match self.method {
+                        MethodName::PageHinkleyUp => Mode::Up,
+                        MethodName::PageHinkleyDown => Mode::Down,
+                        _ => Mode::Both,
+                    },
+                })
+            }
             MethodName::Kswin => Method::Kswin(KswinConfig {
                 alpha: self.alpha.unwrap_or(0.005),
                 window_size: self.window_size.unwrap_or(100),
@@ -328,18 +335,17 @@ impl DetectorConfig {
     /// # Errors
     /// The first parameter that is of another method.
     fn of_this_method(&self) -> Result<(), String> {
-        use MethodName::{Adwin, Ddm, Kswin, PageHinkley};
+        use MethodName::{Adwin, Ddm, Kswin, PageHinkley, PageHinkleyDown, PageHinkleyUp};
         /// Whose the parameters are.
-        const PARAMETERS: [(&str, &[MethodName]); 16] = [
-            ("delta", &[Adwin, PageHinkley]),
+        const PARAMETERS: [(&str, &[MethodName]); 15] = [
+            ("delta", &[Adwin, PageHinkley, PageHinkleyUp, PageHinkleyDown]),
             ("clock", &[Adwin]),
             ("max-buckets", &[Adwin]),
             ("min-window-length", &[Adwin]),
             ("grace-period", &[Adwin]),
-            ("min-instances", &[PageHinkley]),
-            ("threshold", &[PageHinkley]),
-            ("alpha", &[PageHinkley, Kswin]),
-            ("mode", &[PageHinkley]),
+            ("min-instances", &[PageHinkley, PageHinkleyUp, PageHinkleyDown]),
+            ("threshold", &[PageHinkley, PageHinkleyUp, PageHinkleyDown]),
+            ("alpha", &[Kswin, PageHinkley, PageHinkleyUp, PageHinkleyDown]),
             ("window-size", &[Kswin]),
             ("stat-size", &[Kswin]),
             ("stride", &[Kswin]),
@@ -357,7 +363,6 @@ impl DetectorConfig {
             self.min_instances.is_some(),
             self.threshold.is_some(),
             self.alpha.is_some(),
-            self.mode.is_some(),
             self.window_size.is_some(),
             self.stat_size.is_some(),
             self.stride.is_some(),
@@ -381,6 +386,8 @@ impl MethodName {
         match self {
             Self::Adwin => "adwin",
             Self::PageHinkley => "page-hinkley",
+            Self::PageHinkleyUp => "page-hinkley-up",
+            Self::PageHinkleyDown => "page-hinkley-down",
             Self::Kswin => "kswin",
             Self::Ddm => "ddm",
         }
@@ -388,42 +395,50 @@ impl MethodName {
 }
 
 impl Method {
-    /// Its name with all its parameters, as findings and references say it.
+    /// Its name with all its parameters, as findings and checkpoints say it.
     pub fn statistic(&self) -> String {
-        match self {
-            Self::Adwin(c) => format!(
-                "adwin(delta={},clock={},max-buckets={},min-window-length={},grace-period={})",
-                number(c.delta, 6),
-                c.clock,
-                c.max_buckets,
-                c.min_window_length,
-                c.grace_period
+        match *self {
+            Self::Adwin(c) => named(
+                "adwin",
+                &[
+                    ("delta", c.delta),
+                    ("clock", c.clock.into()),
+                    ("max-buckets", c.max_buckets.into()),
+                    ("min-window-length", c.min_window_length.into()),
+                    ("grace-period", c.grace_period.into()),
+                ],
             ),
-            Self::PageHinkley(c) => format!(
-                "page-hinkley(min-instances={},delta={},threshold={},alpha={},mode={})",
-                c.min_instances,
-                number(c.delta, 6),
-                number(c.threshold, 6),
-                number(c.alpha, 6),
+            Self::PageHinkley(c) => named(
                 match c.mode {
-                    Mode::Up => "up",
-                    Mode::Down => "down",
-                    Mode::Both => "both",
-                }
+                    Mode::Both => "page-hinkley",
+                    Mode::Up => "page-hinkley-up",
+                    Mode::Down => "page-hinkley-down",
+                },
+                &[
+                    ("min-instances", c.min_instances.into()),
+                    ("delta", c.delta),
+                    ("threshold", c.threshold),
+                    ("alpha", c.alpha),
+                ],
             ),
-            Self::Kswin(c) => format!(
-                "kswin(alpha={},window-size={},stat-size={},stride={},seed={},min-d=0.1)",
-                number(c.alpha, 6),
-                c.window_size,
-                c.stat_size,
-                c.stride,
-                c.seed
+            Self::Kswin(c) => named(
+                "kswin",
+                &[
+                    ("alpha", c.alpha),
+                    ("window-size", c.window_size.into()),
+                    ("stat-size", c.stat_size.into()),
+                    ("stride", c.stride.into()),
+                    ("seed", c.seed.into()),
+                    ("above", MIN_DISTANCE),
+                ],
             ),
-            Self::Ddm(c) => format!(
-                "ddm(warm-start={},warning-threshold={},drift-threshold={})",
-                c.warm_start,
-                number(c.warning_threshold, 6),
-                number(c.drift_threshold, 6)
+            Self::Ddm(c) => named(
+                "ddm",
+                &[
+                    ("warm-start", c.warm_start.into()),
+                    ("warning-threshold", c.warning_threshold),
+                    ("drift-threshold", c.drift_threshold),
+                ],
             ),
         }
     }
@@ -444,33 +459,49 @@ impl Method {
     fn check(&self) -> Result<(), &'static str> {
         let probability = |p: f64| p > 0.0 && p < 1.0;
         let positive = |x: f64| x > 0.0 && x.is_finite();
-        let rules: &[(bool, &str)] = match self {
-            Self::Adwin(c) => &[
-                (probability(c.delta), "delta is not between 0 and 1"),
-                (c.clock >= 1, "clock is 0"),
-                ((2..=64).contains(&c.max_buckets), "max-buckets is not within 2..=64"),
-                (c.min_window_length >= 1, "min-window-length is 0"),
-            ],
-            Self::PageHinkley(c) => &[
-                (c.min_instances >= 1, "min-instances is 0"),
-                (c.delta >= 0.0 && c.delta.is_finite(), "delta is no deviation"),
-                (positive(c.threshold), "threshold is no sum of deviations"),
-                (c.alpha > 0.0 && c.alpha <= 1.0, "alpha is not above 0 and at most 1"),
-            ],
-            Self::Kswin(c) => &[
-                (probability(c.alpha), "alpha is not between 0 and 1"),
-                (c.stat_size >= 1, "stat-size is 0"),
-                (c.window_size <= 4096, "window-size is above 4096"),
-                (c.stat_size <= c.window_size / 2, "window-size is less than twice stat-size"),
-                (c.stride >= 1, "stride is 0"),
-            ],
-            Self::Ddm(c) => &[
-                (c.warm_start >= 1, "warm-start is 0"),
-                (positive(c.warning_threshold), "warning-threshold is no width"),
-                (positive(c.drift_threshold), "drift-threshold is no width"),
-                (c.warning_threshold <= c.drift_threshold, "warnings would come after changes"),
-            ],
-        };
-        rules.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, why)| Err(why))
+        match self {
+            Self::Adwin(c) => {
+                need(probability(c.delta), "delta is not between 0 and 1")?;
+                need(c.clock >= 1, "clock is 0")?;
+                need((2..=64).contains(&c.max_buckets), "max-buckets is not within 2..=64")?;
+                need(c.min_window_length >= 1, "min-window-length is 0")
+            }
+            Self::PageHinkley(c) => {
+                need(c.min_instances >= 1, "min-instances is 0")?;
+                need(c.delta == 0.0 || positive(c.delta), "delta is negative or not finite")?;
+                need(positive(c.threshold), "threshold is not positive")?;
+                need(c.alpha > 0.0 && c.alpha <= 1.0, "alpha is not above 0 and at most 1")
+            }
+            Self::Kswin(c) => {
+                need(probability(c.alpha), "alpha is not between 0 and 1")?;
+                need(c.stat_size >= 1, "stat-size is 0")?;
+                need(c.stat_size <= c.window_size / 2, "window-size is less than twice stat-size")?;
+                need(c.stride >= 1, "stride is 0")
+            }
+            Self::Ddm(c) => {
+                need(c.warm_start >= 1, "warm-start is 0")?;
+                need(positive(c.warning_threshold), "warning-threshold is not positive")?;
+                need(positive(c.drift_threshold), "drift-threshold is not positive")?;
+                let rising = c.warning_threshold <= c.drift_threshold;
+                need(rising, "drift-threshold is below warning-threshold")
+            }
+        }
     }
+}
+
+fn need(holds: bool, otherwise: &'static str) -> Result<(), &'static str> {
+    if holds { Ok(()) } else { Err(otherwise) }
+}
+
+/// A statistic's name with its parameters, whole numbers of 32 bits in full.
+fn named(name: &str, parameters: &[(&str, f64)]) -> String {
+    let mut text = name.to_owned();
+    for (i, (name, value)) in parameters.iter().enumerate() {
+        text.push(if i == 0 { '(' } else { ',' });
+        text.push_str(name);
+        text.push('=');
+        text.push_str(&number(*value, 10));
+    }
+    text.push(')');
+    text
 }

@@ -78,28 +78,28 @@ impl Ddm {
         self.rows
     }
 
-    pub(crate) fn write(&self, words: &mut Vec<u64>) {
-        words.push(self.rows);
-        words.push(self.rate.to_bits());
-        words.push(self.warning.into());
+    pub(crate) fn put(&self, words: &mut Words) {
+        words.put(self.rows);
+        words.put_number(self.rate);
+        words.put(self.warning.into());
         if let Some(best) = self.best {
-            words.push(best.rows);
-            words.push(best.rate.to_bits());
-            words.push(best.deviation.to_bits());
+            words.put(best.rows);
+            words.put_number(best.rate);
+            words.put_number(best.deviation);
         }
     }
 
-    pub(crate) fn from_words(config: DdmConfig, words: &mut Words) -> Option<Self> {
-        let rows = words.word()?;
-        let rate = words.finite().filter(|rate| (0.0..=1.0).contains(rate))?;
-        let warning = words.at_most(1)? == 1;
+    pub(crate) fn take(config: DdmConfig, words: &mut Words) -> Option<Self> {
+        let rows = words.take()?;
+        let rate = words.take_number().filter(|rate| (0.0..=1.0).contains(rate))?;
+        let warning = words.take_at_most(1)? == 1;
         let warm = rows > u64::from(config.warm_start);
         let best = match warm {
             false => None,
             true => Some(Best {
-                rows: words.at_most(rows)?,
-                rate: words.finite()?,
-                deviation: words.finite()?,
+                rows: words.take_at_most(rows)?,
+                rate: words.take_number()?,
+                deviation: words.take_number()?,
             }),
         };
         (warm || !warning).then_some(Self { config, rows, rate, best, warning })

@@ -88,23 +88,23 @@ impl Detector {
         }
     }
 
-    /// The state, as [`Detector::from_words`] takes it.
-    pub(crate) fn write(&self, words: &mut Vec<u64>) {
+    /// The state, as [`Detector::take`] takes it.
+    pub(crate) fn put(&self, words: &mut Words) {
         match self {
-            Self::Adwin(d) => d.write(words),
-            Self::PageHinkley(d) => d.write(words),
-            Self::Kswin(d) => d.write(words),
-            Self::Ddm(d) => d.write(words),
+            Self::Adwin(d) => d.put(words),
+            Self::PageHinkley(d) => d.put(words),
+            Self::Kswin(d) => d.put(words),
+            Self::Ddm(d) => d.put(words),
         }
     }
 
-    /// From what [`Detector::write`] gave; nothing if it cannot have.
-    pub(crate) fn from_words(method: &Method, words: &mut Words) -> Option<Self> {
+    /// From what [`Detector::put`] gave; nothing if it cannot have.
+    pub(crate) fn take(method: &Method, words: &mut Words) -> Option<Self> {
         Some(match method {
-            Method::Adwin(c) => Self::Adwin(Adwin::from_words(*c, words)?),
-            Method::PageHinkley(c) => Self::PageHinkley(PageHinkley::from_words(*c, words)?),
-            Method::Kswin(c) => Self::Kswin(Kswin::from_words(*c, words)?),
-            Method::Ddm(c) => Self::Ddm(Ddm::from_words(*c, words)?),
+            Method::Adwin(c) => Self::Adwin(Adwin::take(*c, words)?),
+            Method::PageHinkley(c) => Self::PageHinkley(PageHinkley::take(*c, words)?),
+            Method::Kswin(c) => Self::Kswin(Kswin::take(*c, words)?),
+            Method::Ddm(c) => Self::Ddm(Ddm::take(*c, words)?),
         })
     }
 }

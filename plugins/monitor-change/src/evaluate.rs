@@ -3,7 +3,7 @@
 use headland_monitor::{Summary, number, stats::binomial_critical_count};
 use headland_sdk::monitor::{Finding, Severity};
 
-use crate::{Config, Counts, DetectorConfig};
+use crate::{Config, Counts, DetectorConfig, Method};
 
 /// What a window, or a fleet's windows together, mean.
 ///
@@ -28,13 +28,19 @@ pub fn evaluate(config: &Config, summary: &Summary) -> Result<Vec<Finding>, Stri
         let method = detector.parameters()?;
         let name = detector.name();
         let counts = Counts::read(&name, &summary)?;
-        findings.extend(unusable(detector, &counts, summary.rows));
+        if counts.is_blind() {
+            findings.push(blind(detector, &counts, summary.rows));
+        }
         if counts.ready == 0 {
             undecided.add(&name, method.warm_up_rows());
         } else if let Some(good) = detector.max_change_rate {
             // Two counts, up and down, with noise each.
             let noise = 2.0 * noised.noise_variance(&format!("{name}/changes"));
-            findings.extend(too_often(detector, &counts, noise, good, alpha));
+            let chance = binomial_critical_count(counts.used, good, alpha) - 1;
+            let most = chance as f64 + noise_bound(noise, alpha);
+            if counts.used > 0 && counts.changes() as f64 > most {
+                findings.push(too_often(detector, &method, &counts, most, (good, alpha)));
+            }
         } else if counts.changes() > 0 {
             let message = told(&counts, "how many good rows have is not said");
             findings.push(Finding {
@@ -45,35 +51,32 @@ pub fn evaluate(config: &Config, summary: &Summary) -> Result<Vec<Finding>, Stri
             });
         }
     }
-    findings.extend(undecided.finding(summary.rows));
+    if undecided.needed > 0 {
+        findings.push(undecided.finding(summary.rows));
+    }
     Ok(findings)
 }
 
 fn too_often(
     detector: &DetectorConfig,
+    method: &Method,
     counts: &Counts,
-    noise_variance: f64,
-    good: f64,
-    alpha: f64,
-) -> Option<Finding> {
-    let (changes, rows) = (counts.changes() as f64, counts.used);
-    let chance = (binomial_critical_count(rows, good, alpha) - 1) as f64;
-    let most = chance + noise_bound(noise_variance, alpha);
-    if rows == 0 || changes <= most {
-        return None;
-    }
-    let good_rows = format!("good rows have at most {} in as many", number(good * rows as f64, 3));
-    Some(Finding {
+    most: f64,
+    (good, alpha): (f64, f64),
+) -> Finding {
+    let rows = counts.used as f64;
+    let good_rows = format!("good rows have at most {} in as many", number(good * rows, 3));
+    Finding {
         statistic: format!(
             "change-rate(test=binomial-upper-tail,p={},alpha={},of={})",
             number(good, 4),
             number(alpha, 4),
-            detector.parameters().ok()?.statistic()
+            method.statistic()
         ),
-        value: changes / rows as f64,
-        threshold: most / rows as f64,
-        ..detector.finding("change-rate", rows, told(counts, &good_rows))
-    })
+        value: counts.changes() as f64 / rows,
+        threshold: most / rows,
+        ..detector.finding("change-rate", counts.used, told(counts, &good_rows))
+    }
 }
 
 /// What a privacy filter's noise of that variance exceeds with a probability
@@ -85,21 +88,18 @@ fn noise_bound(variance: f64, alpha: f64) -> f64 {
 
 fn told(counts: &Counts, beside: &str) -> String {
     let Counts { up, used, .. } = counts;
-    format!("{} changes in {used} rows, {up} of them upwards; {beside}", counts.changes())
+    format!("changes in {used} rows: {}, of them upwards: {up}; {beside}", counts.changes())
 }
 
 /// A detector that sees nothing finds nothing: say so.
-fn unusable(detector: &DetectorConfig, counts: &Counts, rows: u64) -> Option<Finding> {
-    let Counts { used, missing, refused, no_column, wrong_type, .. } = *counts;
-    if used > 0 || missing | refused | no_column | wrong_type == 0 {
-        return None;
-    }
+fn blind(detector: &DetectorConfig, counts: &Counts, rows: u64) -> Finding {
+    let Counts { missing, refused, no_column, wrong_type, .. } = *counts;
     let message = format!(
         "{} saw no row: {missing} are missing, {refused} no number that it takes, \
          {wrong_type} of another type, {no_column} without the column",
         detector.method.as_str()
     );
-    Some(detector.finding("no-usable-values", rows, message))
+    detector.finding("no-usable-values", rows, message)
 }
 
 /// Detectors that had not seen enough rows.
@@ -118,9 +118,9 @@ impl Undecided {
         self.needed = self.needed.max(needed);
     }
 
-    fn finding(self, rows: u64) -> Option<Finding> {
+    fn finding(self, rows: u64) -> Finding {
         let Self { names, needed } = self;
-        (needed > 0).then(|| Finding {
+        Finding {
             check: "insufficient".to_owned(),
             feature: None,
             severity: Severity::Info,
@@ -129,6 +129,6 @@ impl Undecided {
             threshold: needed as f64,
             rows,
             message: format!("too few rows so far for {names}; {needed} are needed"),
-        })
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! KSWIN: the newest rows against a sample of those before.
 
-use std::collections::VecDeque;
-
 use crate::{Change, KswinConfig, checkpoint::Words, mersenne::Mersenne};
+
+/// What the distance must exceed, however small the p-value.
+pub const MIN_DISTANCE: f64 = 0.1;
 
 /// Kolmogorov-Smirnov windowing.
 ///
@@ -24,7 +25,10 @@ pub struct Kswin {
     critical: u32,
     /// Rows to let pass before the next test.
     until_test: u32,
-    window: VecDeque<f64>,
+    /// The newest rows; the oldest of them is at `oldest` once there are
+    /// `window_size`, and at the beginning before.
+    window: Vec<f64>,
+    oldest: usize,
     /// The newest `stat_size` rows of the window, sorted.
     newest: Vec<f64>,
     random: Mersenne,
@@ -45,8 +49,9 @@ impl Kswin {
         Self {
             critical: critical_distance(config.stat_size, config.alpha),
             until_test: 0,
-            window: VecDeque::with_capacity(config.window_size as usize + 1),
-            newest: Vec::with_capacity(config.stat_size as usize + 1),
+            window: Vec::new(),
+            oldest: 0,
+            newest: Vec::new(),
             random: Mersenne::new(config.seed),
             scratch: Scratch::default(),
             config,
@@ -68,8 +73,9 @@ impl Kswin {
         let Scratch { pool, drawn, sample } = &mut self.scratch;
         self.random.sample(window_size - stat_size, stat_size, pool, drawn);
         sample.clear();
-        for &x in drawn.iter().filter_map(|&i| self.window.get(i as usize)) {
-            insert(sample, x);
+        for &i in drawn.iter() {
+            let i = (self.oldest + i as usize) % self.window.len();
+            insert(sample, self.window[i]);
         }
         let distance = distance(sample, &self.newest);
         if distance < self.critical {
@@ -84,6 +90,7 @@ impl Kswin {
             after: mean(&self.newest),
         };
         self.window.clear();
+        self.oldest = 0;
         self.newest.clear();
         self.until_test = 0;
         self.random = Mersenne::new(self.config.seed);
@@ -91,18 +98,22 @@ impl Kswin {
     }
 
     fn push(&mut self, x: f64) {
-        let stat_size = self.config.stat_size as usize;
-        if self.window.len() == self.config.window_size as usize {
-            self.window.pop_front();
-        }
-        if let Some(&old) = self.window.len().checked_sub(stat_size).map(|i| &self.window[i]) {
+        // Adding 0 makes -0 and 0 one value, as they are for the test.
+        let x = x + 0.0;
+        let (size, len) = (self.config.window_size as usize, self.window.len());
+        // Which row is no longer among the newest, if there was one.
+        if let Some(i) = len.checked_sub(self.config.stat_size as usize) {
+            let old = self.window[(self.oldest + i) % len];
             let i = self.newest.partition_point(|&y| y < old);
             self.newest.remove(i);
         }
-        // Adding 0 makes -0 and 0 one value, as they are for the test.
-        let x = x + 0.0;
         insert(&mut self.newest, x);
-        self.window.push_back(x);
+        if len < size {
+            self.window.push(x);
+        } else {
+            self.window[self.oldest] = x;
+            self.oldest = (self.oldest + 1) % size;
+        }
     }
 
     /// Rows in the window.
@@ -110,22 +121,22 @@ impl Kswin {
         self.window.len() as u64
     }
 
-    pub(crate) fn write(&self, words: &mut Vec<u64>) {
-        words.push(self.until_test.into());
-        words.push(self.window.len() as u64);
-        for x in &self.window {
-            words.push(x.to_bits());
+    pub(crate) fn put(&self, words: &mut Words) {
+        words.put(self.until_test.into());
+        words.put(self.window.len() as u64);
+        for i in 0..self.window.len() {
+            words.put_number(self.window[(self.oldest + i) % self.window.len()]);
         }
-        self.random.write(words);
+        self.random.put(words);
     }
 
-    pub(crate) fn from_words(config: KswinConfig, words: &mut Words) -> Option<Self> {
+    pub(crate) fn take(config: KswinConfig, words: &mut Words) -> Option<Self> {
         let mut detector = Self::new(config);
-        detector.until_test = words.at_most(u64::from(config.stride) - 1)? as u32;
-        for _ in 0..words.at_most(config.window_size.into())? {
-            detector.push(words.finite()?);
+        detector.until_test = words.take_at_most(u64::from(config.stride) - 1)? as u32;
+        for _ in 0..words.take_at_most(config.window_size.into())? {
+            detector.push(words.take_number()?);
         }
-        detector.random = Mersenne::from_words(words)?;
+        detector.random = Mersenne::take(words)?;
         Some(detector)
     }
 }
@@ -185,5 +196,5 @@ fn critical_distance(n: u32, alpha: f64) -> u32 {
         let middle = low + (high - low) / 2;
         if ks_p_value(n, middle) <= alpha { high = middle } else { low = middle + 1 }
     }
-    (low..=n).find(|&h| f64::from(h) / f64::from(n) > 0.1).unwrap_or(n + 1)
+    (low..=n).find(|&h| f64::from(h) / f64::from(n) > MIN_DISTANCE).unwrap_or(n + 1)
 }

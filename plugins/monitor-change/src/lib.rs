@@ -14,7 +14,7 @@
 //! [monitor.config]
 //! detectors = [
 //!     { column = "confidence", method = "adwin", max-change-rate = 0.0005 },
-//!     { column = "confidence", method = "page-hinkley", threshold = 5.0, mode = "down", severity = "warning" },
+//!     { column = "confidence", method = "page-hinkley-down", threshold = 5.0, severity = "warning" },
 //! ]
 //! ```
 //!
@@ -135,10 +135,12 @@ impl Monitor for Changes {
             match column.map(|c| &c.values) {
                 Some(ColumnValues::Numeric(values)) => {
                     for (row, &x) in (self.rows..).zip(values) {
-                        findings.extend(watch.see(row, x));
+                        if let Some(signal) = watch.see(x) {
+                            watch.hear(row, signal, &mut findings);
+                        }
                     }
                 }
-                other => findings.extend(watch.miss(other.is_some(), batch.frame_ids.len())),
+                other => watch.miss(other.is_some(), batch.frame_ids.len(), &mut findings),
             }
         }
         self.rows = total;
@@ -179,7 +181,7 @@ impl Monitor for Changes {
 }
 
 impl Watch {
-    fn see(&mut self, row: u64, x: f64) -> Option<Finding> {
+    fn see(&mut self, x: f64) -> Option<Signal> {
         if !self.detector.takes(x) {
             let of = if x.is_nan() { &mut self.counts.missing } else { &mut self.counts.refused };
             count(of, 1);
@@ -188,35 +190,43 @@ impl Watch {
         count(&mut self.counts.used, 1);
         let ready = self.detector.rows() + 1 >= self.method.warm_up_rows();
         count(&mut self.counts.ready, ready.into());
-        match self.detector.update(x)? {
+        self.detector.update(x)
+    }
+
+    fn hear(&mut self, row: u64, signal: Signal, findings: &mut Vec<Finding>) {
+        let counts = &mut self.counts;
+        let (check, severity, change) = match signal {
             Signal::Warning(change) => {
-                count(&mut self.counts.warnings, 1);
-                Some(self.report("change-warning", Severity::Warning, &change))
+                count(&mut counts.warnings, 1);
+                ("change-warning", Severity::Warning, change)
             }
             Signal::Change(change) => {
-                self.counts.found_at(row);
+                counts.found_at(row);
                 if change.effect() < self.config.min_effect {
-                    count(&mut self.counts.small, 1);
-                    return None;
+                    count(&mut counts.small, 1);
+                    return;
                 }
                 let rises = change.after > change.before;
-                count(if rises { &mut self.counts.up } else { &mut self.counts.down }, 1);
-                Some(self.report("change", self.config.severity.into(), &change))
+                count(if rises { &mut counts.up } else { &mut counts.down }, 1);
+                ("change", self.config.severity.into(), change)
             }
-        }
+        };
+        findings.push(self.report(check, severity, &change));
     }
 
     /// A batch without the column, or with one of another type.
-    fn miss(&mut self, has_it: bool, rows: usize) -> Option<Finding> {
+    fn miss(&mut self, has_it: bool, rows: usize, findings: &mut Vec<Finding>) {
         let (counter, check, what) = if has_it {
             (&mut self.counts.wrong_type, "wrong-type", "holds categories, not numbers")
         } else {
             (&mut self.counts.no_column, "missing-column", "is not there")
         };
-        let first = *counter == 0 && rows > 0;
+        let is_first = *counter == 0 && rows > 0;
         count(counter, rows as u64);
-        let column = &self.config.column;
-        first.then(|| self.config.finding(check, rows as u64, format!("column `{column}` {what}")))
+        if is_first {
+            let message = format!("column `{}` {what}", self.config.column);
+            findings.push(self.config.finding(check, rows as u64, message));
+        }
     }
 
     fn report(&self, check: &str, severity: Severity, change: &Change) -> Finding {
@@ -262,16 +272,12 @@ impl Changes {
     }
 
     fn write(&self, e: &mut Writer<'_>) -> Written {
-        let mut words = Vec::new();
+        let mut words = Words::default();
         for watch in &self.watches {
-            watch.detector.write(&mut words);
+            watch.detector.put(&mut words);
         }
         e.array(4)?.u64(VERSION)?.str(&self.detectors())?.bytes(&self.summary().to_bytes())?;
-        e.array(words.len() as u64)?;
-        for word in words {
-            e.u64(word)?;
-        }
-        Ok(())
+        words.write(e)
     }
 
     fn read(&mut self, checkpoint: &[u8]) -> Result<(), CheckpointError> {
@@ -290,7 +296,7 @@ impl Changes {
         self.rows = summary.rows;
         let mut words = Words::read(d)?;
         for Watch { config, method, detector, counts } in &mut self.watches {
-            *detector = Detector::from_words(method, &mut words).ok_or(CheckpointError::State)?;
+            *detector = Detector::take(method, &mut words).ok_or(CheckpointError::State)?;
             *counts = Counts::read(&config.name(), &summary).map_err(CheckpointError::Malformed)?;
         }
         // One comparison holds what is left over, what is not canonical, and

@@ -111,19 +111,19 @@ impl Mersenne {
     }
 
     /// Where it stands, and its state.
-    pub(crate) fn write(&self, words: &mut Vec<u64>) {
-        words.push(self.next as u64);
+    pub(crate) fn put(&self, words: &mut Words) {
+        words.put(self.next as u64);
         for &word in &self.state {
-            words.push(word.into());
+            words.put(word.into());
         }
     }
 
-    /// From what [`Mersenne::write`] gave; nothing if it cannot have.
-    pub(crate) fn from_words(words: &mut Words) -> Option<Self> {
-        let next = words.at_most(N as u64)? as usize;
+    /// From what [`Mersenne::put`] gave; nothing if it cannot have.
+    pub(crate) fn take(words: &mut Words) -> Option<Self> {
+        let next = words.take_at_most(N as u64)? as usize;
         let mut state = Vec::with_capacity(N);
         for _ in 0..N {
-            state.push(words.at_most(u32::MAX.into())? as u32);
+            state.push(words.take_at_most(u32::MAX.into())? as u32);
         }
         Some(Self { state, next })
     }
@@ -143,13 +143,7 @@ mod tests {
     /// of a fresh one each, of which the latter goes by a set.
     #[test]
     fn words_and_samples_are_pythons() {
-        #[rustfmt::skip]
-        let cases: [(u32, [u32; 5], [u32; 6], [u32; 5]); 3] = [
-            (0, [3626764237, 1654615998, 3255389356, 3823568514, 1806341205], [49, 53, 5, 33, 65, 62], [49, 53, 5, 33, 65]),
-            (42, [2746317213, 478163327, 107420369, 3184935163, 1181241943], [14, 3, 35, 31, 28, 17], [81, 14, 3, 94, 35]),
-            (4294967295, [2728839433, 2661025012, 872737089, 924893097, 2608619700], [26, 27, 66, 37, 43, 48], [81, 79, 26, 27, 77]),
-        ];
-        for (seed, words, of_70, of_95) in cases {
+        let check = |seed, words: [u32; 5], of_70: [u32; 6], of_95: [u32; 5]| {
             let mut random = Mersenne::new(seed);
             assert_eq!([(); 5].map(|()| random.word()), words, "seed {seed}");
             let (mut pool, mut sample) = (Vec::new(), Vec::new());
@@ -157,6 +151,24 @@ mod tests {
             assert_eq!(sample, of_70, "seed {seed}");
             Mersenne::new(seed).sample(95, 5, &mut pool, &mut sample);
             assert_eq!(sample, of_95, "seed {seed}");
-        }
+        };
+        check(
+            0,
+            [3_626_764_237, 1_654_615_998, 3_255_389_356, 3_823_568_514, 1_806_341_205],
+            [49, 53, 5, 33, 65, 62],
+            [49, 53, 5, 33, 65],
+        );
+        check(
+            42,
+            [2_746_317_213, 478_163_327, 107_420_369, 3_184_935_163, 1_181_241_943],
+            [14, 3, 35, 31, 28, 17],
+            [81, 14, 3, 94, 35],
+        );
+        check(
+            u32::MAX,
+            [2_728_839_433, 2_661_025_012, 872_737_089, 924_893_097, 2_608_619_700],
+            [26, 27, 66, 37, 43, 48],
+            [81, 79, 26, 27, 77],
+        );
     }
 }

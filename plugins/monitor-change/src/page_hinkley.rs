@@ -95,28 +95,28 @@ impl PageHinkley {
         self.rows
     }
 
-    pub(crate) fn write(&self, words: &mut Vec<u64>) {
-        words.push(self.rows);
-        words.push(self.mean.to_bits());
+    pub(crate) fn put(&self, words: &mut Words) {
+        words.put(self.rows);
+        words.put_number(self.mean);
         for side in [&self.rise, &self.fall] {
-            words.push(side.sum.to_bits());
-            words.push(side.extreme.to_bits());
-            words.push(side.since);
-            words.push(side.total_since.to_bits());
+            words.put_number(side.sum);
+            words.put_number(side.extreme);
+            words.put(side.since);
+            words.put_number(side.total_since);
         }
     }
 
-    pub(crate) fn from_words(config: PageHinkleyConfig, words: &mut Words) -> Option<Self> {
+    pub(crate) fn take(config: PageHinkleyConfig, words: &mut Words) -> Option<Self> {
         let mut detector = Self::new(config);
-        detector.rows = words.word()?;
-        detector.mean = words.finite()?;
+        detector.rows = words.take()?;
+        detector.mean = words.take_number()?;
         for side in [&mut detector.rise, &mut detector.fall] {
-            side.sum = words.finite()?;
+            side.sum = words.take_number()?;
             // Infinite before the first row.
-            side.extreme = words.word().map(f64::from_bits)?;
+            side.extreme = words.take().map(f64::from_bits)?;
             // One row at least is no later than the extreme.
-            side.since = words.at_most(detector.rows.saturating_sub(1))?;
-            side.total_since = words.finite()?;
+            side.since = words.take_at_most(detector.rows.saturating_sub(1))?;
+            side.total_since = words.take_number()?;
         }
         let begun = detector.rows > 0;
         let fits = detector.rise.extreme.is_finite() == begun && detector.fall.extreme.is_finite();

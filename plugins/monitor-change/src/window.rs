@@ -46,6 +46,12 @@ impl Counts {
         self.up.saturating_add(self.down)
     }
 
+    /// Whether rows came, and the detector could take none of them.
+    pub fn is_blind(&self) -> bool {
+        let Self { used, missing, refused, no_column, wrong_type, .. } = *self;
+        used == 0 && missing | refused | no_column | wrong_type > 0
+    }
+
     /// Put them into a summary, under the detector's name.
     pub fn write(&self, name: &str, summary: &mut Summary) {
         let mut field = |part: &str, counts: &[u64]| {

@@ -406,7 +406,7 @@ fn configuration_out_of_range_is_refused_by_name() {
         (detector("kswin", "window-size", json!(59)), "twice stat-size"),
         (detector("kswin", "stride", json!(0)), "stride"),
         (detector("ddm", "warm-start", json!(0)), "warm-start"),
-        (detector("ddm", "drift-threshold", json!(1.0)), "warnings"),
+        (detector("ddm", "drift-threshold", json!(1.0)), "below warning-threshold"),
     ] {
         match Changes::open(config(detectors), b"") {
             Err(MonitorError::BadConfig(message)) => assert!(message.contains(why), "{message}"),

@@ -30,6 +30,13 @@ def number(b):
     return struct.unpack("<d", struct.pack("<Q", b))[0]
 
 
+def our_detector(method):
+    [(name, config)] = method.items()
+    config = dict(config)
+    mode = config.pop("mode", None)
+    return {"column": "x", "method": f"{name}-{mode}" if mode else name, **config}
+
+
 def river_detector(method):
     [(name, config)] = method.items()
     config = {key.replace("-", "_"): value for key, value in config.items()}
@@ -172,9 +179,8 @@ def main():
     todo = [(method, [float(x) for x in values], at) for method, values, at in known()]
     todo += [(method, [float(x) for x in values], at) for method, values, at in cases()]
     lines = [
-        {"detector": {"column": "x", "method": name, **config}, "values": [bits(x) for x in values]}
+        {"detector": our_detector(method), "values": [bits(x) for x in values]}
         for method, values, _ in todo
-        for name, config in method.items()
     ]
     tests = [(n, h) for n in (1, 5, 30, 100, 500) for h in range(0, n + 1, max(1, n // 40))]
     lines += [{"ks": test} for test in tests]

@@ -1,6 +1,6 @@
 //! What `pipeline.toml` may say.
 
-use headland_monitor::json::{Json, JsonObject, number, text};
+use headland_monitor::json::{Json, JsonObject};
 use headland_sdk::monitor::MonitorError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de::Error};
@@ -100,39 +100,27 @@ impl Default for Thresholds {
 /// be a tenth of the component.
 impl<'de> Deserialize<'de> for Config {
     fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
-        Json::deserialize(reader).and_then(|json| Self::read(json).map_err(D::Error::custom))
+        let json = Json::deserialize(reader)?;
+        JsonObject::read(json, Self::read).map_err(D::Error::custom)
     }
 }
 
 impl Config {
-    fn read(json: Json) -> Result<Self, String> {
-        let mut json = JsonObject::of(json)?;
-        let mut config = Self::default();
-        let set = |json: &mut JsonObject, name: &str, to: &mut f64| {
-            json.optional(name, number).map(|given| *to = given.unwrap_or(*to))
-        };
-        set(&mut json, "alpha", &mut config.alpha)?;
-        set(&mut json, "alarm-factor", &mut config.alarm_factor)?;
-        match json.take("thresholds") {
-            Json::Null => {}
-            given => {
-                let mut given =
-                    JsonObject::of(given).map_err(|why| format!("`thresholds` {why}"))?;
-                for (name, threshold) in config.thresholds.by_name() {
-                    set(&mut given, name, threshold)?;
-                }
-                given.end()?;
-            }
+    fn read(json: &mut JsonObject) -> Self {
+        let default = Self::default();
+        Self {
+            alpha: or(json, "alpha", default.alpha),
+            statistics: if json.has("statistics") { statistics(json) } else { default.statistics },
+            thresholds: if json.has("thresholds") {
+                json.object("thresholds", Thresholds::read)
+            } else {
+                default.thresholds
+            },
+            alarm_factor: or(json, "alarm-factor", default.alarm_factor),
+            columns: json.texts("columns"),
+            by: json.has("by").then(|| json.text("by")),
+            groups: json.texts("groups"),
         }
-        match json.take("statistics") {
-            Json::Null => {}
-            given => config.statistics = statistics(given)?,
-        }
-        config.columns = json.texts("columns")?;
-        config.by = json.optional("by", text)?;
-        config.groups = json.texts("groups")?;
-        json.end()?;
-        Ok(config)
     }
 
     /// # Errors
@@ -157,18 +145,30 @@ impl Config {
     }
 }
 
-fn statistics(json: Json) -> Result<Vec<Statistic>, String> {
-    let Json::List(names) = json else { return Err("`statistics` is no list".to_owned()) };
+fn or(json: &mut JsonObject, name: &str, default: f64) -> f64 {
+    if json.has(name) { json.number(name) } else { default }
+}
+
+fn statistics(json: &mut JsonObject) -> Vec<Statistic> {
     let mut statistics = Vec::new();
-    for name in names {
-        let name = text(name).ok_or("a statistic is no text")?;
-        let known = Statistic::ALL.iter().find(|s| s.key() == name);
-        statistics.push(*known.ok_or_else(|| format!("there is no statistic `{name}`"))?);
+    for name in json.texts("statistics") {
+        match Statistic::ALL.iter().find(|s| s.key() == name) {
+            Some(statistic) => statistics.push(*statistic),
+            None => json.refuse("statistics", "has an unknown name"),
+        }
     }
-    Ok(statistics)
+    statistics
 }
 
 impl Thresholds {
+    fn read(json: &mut JsonObject) -> Self {
+        let mut thresholds = Self::default();
+        for (name, threshold) in thresholds.by_name() {
+            *threshold = or(json, name, *threshold);
+        }
+        thresholds
+    }
+
     fn by_name(&mut self) -> [(&'static str, &mut f64); 8] {
         [
             ("psi", &mut self.psi),

@@ -178,10 +178,8 @@ impl<'a> Test<'a> {
         // `examples/false-alarms.rs` measures 1.5 % in place of 1 % for bins
         // of 20, of which this takes the half away.
         let few = 1.0 + m / (rarest * rows);
-        let noise = Noise {
-            scale: (sampling + added) * few,
-            degrees: pooled.expected.len() as f64 - 1.0,
-        };
+        let noise =
+            Noise { scale: (sampling + added) * few, degrees: pooled.expected.len() as f64 - 1.0 };
         let statistic = gate(config).of(feature.has_order());
         let p_value = statistic.p_value(statistic.value(&pooled), sampling, noise);
         Self { what: What::Feature { feature, group, pooled, sampling, noise }, n, p_value }
@@ -253,16 +251,16 @@ impl Judged<'_> {
             (What::Feature { feature, group, pooled, .. }, Some((statistic, alarms))) => {
                 if let Some(group) = group {
                     let by = self.config.by.as_deref().unwrap_or_default();
-                    message = format!("{by}={group}: ");
-                    tail.push_str(&format!(",{by}={group}"));
+                    message = [by, "=", group, ": "].concat();
+                    tail.push_str(&[",", by, "=", group].concat());
                 }
                 let check = match (alarms, group) {
                     (false, _) => "distance",
                     (true, None) => "drift",
                     (true, Some(_)) => "group-drift",
                 };
-                let bins = pooled.expected.len();
-                let name = format!("{}(bins={bins}{},", statistic.key(), statistic.parameters());
+                let bins = pooled.expected.len().to_string();
+                let name = [statistic.key(), "(bins=", &bins, statistic.parameters(), ","].concat();
                 (check, &feature.name, name, statistic.title())
             }
             (What::Embedding { embedding, .. }, _) => (
@@ -292,7 +290,7 @@ impl Judged<'_> {
             check: check.to_owned(),
             feature: Some(feature.clone()),
             severity,
-            statistic: format!("{statistic}{tail})"),
+            statistic: [&statistic, tail.as_str(), ")"].concat(),
             value,
             threshold,
             rows: self.test.n,
@@ -332,29 +330,35 @@ fn describe(message: &mut String, feature: &Feature, pooled: &Pooled) {
 
 /// Name a pooled bin.
 fn name_bin(message: &mut String, feature: &Feature, pooled: &Pooled, bin: usize) {
-    let members = || (0..pooled.part_of.len()).filter(|&i| pooled.part_of[i] == bin);
-    let (Some(first), Some(last)) = (members().next(), members().last()) else { return };
-    let name = match &feature.kind {
+    // Its first and last member, the most frequent one, and how many there are.
+    let (mut first, mut last, mut greatest, mut members) = (None, 0, 0, 0);
+    for (i, &part) in pooled.part_of.iter().enumerate() {
+        if part == bin {
+            if first.is_none() || feature.expected[i] > feature.expected[greatest] {
+                greatest = i;
+            }
+            first = first.or(Some(i));
+            last = i;
+            members += 1;
+        }
+    }
+    match &feature.kind {
         Kind::Numeric { edges, .. } => {
             let edge = |i: usize| edges.get(i).map(|&edge| number(edge, 4));
-            let from = first.checked_sub(1).and_then(edge);
-            match (from, edge(last)) {
-                (Some(from), Some(to)) => format!("{from} to {to}"),
-                (Some(from), None) => format!("{from} and above"),
-                (None, to) => format!("below {}", to.unwrap_or_default()),
-            }
+            let (from, to) = (first.and_then(|i| i.checked_sub(1)).and_then(edge), edge(last));
+            message.push_str(from.as_deref().unwrap_or("below"));
+            message.push_str(if from.is_some() && to.is_some() { " to " } else { " " });
+            message.push_str(to.as_deref().unwrap_or("and above"));
         }
         Kind::Categorical { names, .. } => {
-            // The most frequent one gives its name.
-            let greatest = members().max_by_key(|&i| (feature.expected[i], usize::MAX - i));
-            let name = greatest.and_then(|i| names.get(i)).map_or("unseen ones", String::as_str);
-            match members().count() - 1 {
-                0 => format!("`{name}`"),
-                rest => format!("`{name}` with {rest} more"),
+            message.push_str(names.get(greatest).map_or("unseen ones", String::as_str));
+            if members > 1 {
+                message.push_str(" with ");
+                message.push_str(&(members - 1).to_string());
+                message.push_str(" more");
             }
         }
-    };
-    message.push_str(&name);
+    }
 }
 
 /// What could not be judged.
@@ -387,11 +391,12 @@ impl<'a> Undecided<'a> {
             message.push_str(name);
         }
         if let Some(more @ 1..) = self.names.len().checked_sub(MAX_NAMES) {
-            message.push_str(&format!(" and {more} more"));
+            message.push_str(&[" and ", &more.to_string(), " more"].concat());
         }
-        message.push_str(&format!("; {} are needed", self.needed));
+        message.push_str(&["; ", &self.needed.to_string(), " are needed"].concat());
         if self.in_groups > 0 {
-            message.push_str(&format!(" (nor that of {} features in groups)", self.in_groups));
+            let count = self.in_groups.to_string();
+            message.push_str(&[" (nor that of ", &count, " features in groups)"].concat());
         }
         Some(Finding {
             check: "insufficient".to_owned(),
@@ -403,5 +408,55 @@ impl<'a> Undecided<'a> {
             rows,
             message,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use headland_monitor::EmbeddingReference;
+
+    use super::*;
+
+    fn embedding(traces: [f64; 3]) -> Embedding {
+        let (name, prefix) = ("e".to_owned(), "e[".to_owned());
+        Embedding::new(EmbeddingReference {
+            name,
+            prefix,
+            rows: 1 << 40,
+            mean: vec![0.0; 10],
+            traces,
+        })
+    }
+
+    /// With equal eigenvalues the squared distance is a chi-squared variable,
+    /// and the approximation exact.
+    #[test]
+    fn embedding_of_equal_variances_has_the_chi_squared_floor() {
+        let ten = embedding([10.0, 10.0, 10.0]);
+        let floor = embedding_floor(&ten, 0.01, 1.0 / 50.0);
+        let exact = (chi2_upper_quantile(0.01, 10.0) / 10.0 / 50.0).sqrt();
+        assert!((floor / exact - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn floor_is_where_the_probability_is_alpha() {
+        let uneven = embedding([20.0, 109.0, 1009.0]);
+        for alpha in [0.05, 1e-3, 1e-5] {
+            let floor = embedding_floor(&uneven, alpha, 1.0 / 200.0);
+            // In the unit of the sums, which is the mean square of one element.
+            let sum = headland_monitor::fixed_point(floor * 200.0).unwrap_or(0);
+            let p = Test::of_embedding(&uneven, 200, &[sum; 10], 0.0).p_value;
+            assert!((p / alpha - 1.0).abs() < 1e-3, "{p} is not {alpha}");
+        }
+    }
+
+    #[test]
+    fn every_statistic_has_its_floor_where_its_probability_is_alpha() {
+        let noise = Noise { scale: 0.01, degrees: 9.0 };
+        for statistic in Statistic::ALL {
+            let floor = statistic.floor(1e-3, 0.008, noise);
+            let p = statistic.p_value(floor, 0.008, noise);
+            assert!((p / 1e-3 - 1.0).abs() < 1e-9, "{} has {p}", statistic.key());
+        }
     }
 }

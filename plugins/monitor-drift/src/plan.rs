@@ -12,8 +12,15 @@ const MAX_GROUPS: usize = 64;
 /// Counts of one window, so that it fits into a component's memory.
 const MAX_COUNTS: usize = 1 << 14;
 
-/// The longest name of a summary's field.
-const MAX_NAME_BYTES: usize = 512;
+/// The longest name of a group, in bytes, so that a field's name has room for
+/// it.
+const MAX_GROUP_BYTES: usize = 200;
+
+/// What the name of a group's field begins with.
+const GROUP: &str = "group/";
+
+/// What the name of a field of all other groups begins with.
+const OTHER_GROUPS: &str = "other-groups/";
 
 /// A feature that is compared bin by bin.
 pub struct Feature {
@@ -109,56 +116,46 @@ impl Plan {
         if let Some(name) = config.columns.iter().find(|name| !known(name)) {
             return Err(format!("the reference has no column `{name}`"));
         }
+        let by = config.by.clone();
         let groups = groups(config, &reference)?;
         let has_groups = reference.by == config.by;
         let is_watched = |name: &String| {
             Some(name) != config.by.as_ref()
                 && (config.columns.is_empty() || config.columns.contains(name))
         };
-        let features: Vec<Feature> = reference
-            .columns
-            .into_iter()
-            .filter(|c| is_watched(&c.name))
-            .filter_map(|c| Feature::new(c.name, c.values, has_groups))
-            .collect();
-        let embeddings: Vec<Embedding> = reference
-            .embeddings
-            .into_iter()
-            .filter(|e| is_watched(&e.name))
-            .map(Embedding::new)
-            .collect();
-        let by = config.by.clone();
-        let parts = parts(&by, &groups);
-        let counts: usize = features.iter().map(|f| f.expected.len()).sum();
-        if counts.saturating_mul(parts) > MAX_COUNTS {
-            return Err(format!(
-                "{counts} bins for each of {parts} groups are more than {MAX_COUNTS} counts"
-            ));
+        // So that no two fields have one name.
+        let is_clear = |name: &str| !name.starts_with(GROUP) && !name.starts_with(OTHER_GROUPS);
+        if by.is_some() && !reference.columns.iter().all(|c| is_clear(&c.name)) {
+            return Err("a column's name begins as those of groups do".to_owned());
         }
-        let mut fields = Vec::new();
-        let mut names = Vec::new();
-        for part in 0..parts {
-            for feature in &features {
-                let name = &feature.name;
-                let field = match part.checked_sub(1).map(|group| groups.get(group)) {
-                    None => format!("{name}/bins"),
-                    Some(Some(group)) => format!("group/{group}/{name}/bins"),
-                    Some(None) => format!("other-groups/{name}/bins"),
-                };
-                names.push(field.clone());
-                fields.push((field, feature.expected.len()));
+        let mut features = Vec::new();
+        for column in reference.columns {
+            if is_watched(&column.name) {
+                features.extend(Feature::new(column.name, column.values, has_groups));
             }
         }
-        for embedding in &embeddings {
-            names.push(embedding.sums.clone());
-            names.push(embedding.vectors.clone());
+        let mut embeddings = Vec::new();
+        for embedding in reference.embeddings {
+            if is_watched(&embedding.name) {
+                embeddings.push(Embedding::new(embedding));
+            }
         }
-        let order = sorted(&names);
-        if let Some(pair) = order.windows(2).find(|pair| names[pair[0]] == names[pair[1]]) {
-            return Err(format!("two things would be counted as `{}`", names[pair[0]]));
+        let parts = parts(&by, &groups);
+        let counts = features.iter().fold(0, |sum, f| sum + f.expected.len());
+        if counts.saturating_mul(parts) > MAX_COUNTS {
+            return Err(format!("{counts} bins of {parts} groups are over {MAX_COUNTS} counts"));
         }
-        if names.iter().any(|name| name.len() > MAX_NAME_BYTES) {
-            return Err(format!("a column's name is longer than {MAX_NAME_BYTES} bytes allow"));
+        let mut fields = Vec::with_capacity(parts * features.len());
+        for part in 0..parts {
+            for feature in &features {
+                let name = feature.name.as_str();
+                let field = match part.checked_sub(1).map(|group| groups.get(group)) {
+                    None => [name, "/bins"].concat(),
+                    Some(Some(group)) => [GROUP, group, "/", name, "/bins"].concat(),
+                    Some(None) => [OTHER_GROUPS, name, "/bins"].concat(),
+                };
+                fields.push((field, feature.expected.len()));
+            }
         }
         Ok(Self { features, by, groups, fields, embeddings })
     }
@@ -219,7 +216,8 @@ impl Feature {
 }
 
 impl Embedding {
-    fn new(reference: EmbeddingReference) -> Self {
+    /// Ready to be summed.
+    pub fn new(reference: EmbeddingReference) -> Self {
         let dimensions = reference.mean.len();
         Self {
             columns: (0..dimensions).map(|i| reference.column(i)).collect(),
@@ -245,8 +243,16 @@ fn groups(config: &Config, reference: &Reference) -> Result<Vec<String>, String>
             ));
         }
     };
-    let mut groups: Vec<String> = sorted(&groups).into_iter().map(|i| groups[i].clone()).collect();
-    groups.dedup();
+    let mut distinct: Vec<String> = Vec::new();
+    for i in sorted(&groups) {
+        if distinct.last() != Some(&groups[i]) {
+            distinct.push(groups[i].clone());
+        }
+    }
+    let groups = distinct;
+    if !groups.iter().all(|group| group.len() <= MAX_GROUP_BYTES && !group.contains('/')) {
+        return Err("a group's name is too long, or has a slash".to_owned());
+    }
     if groups.len() > MAX_GROUPS {
         return Err(format!("{} groups are more than {MAX_GROUPS}", groups.len()));
     }

@@ -11,20 +11,6 @@ use schemars::JsonSchema;
 use crate::{config::Thresholds, pool::Pooled};
 
 /// A statistic of two histograms over the same bins.
-///
-/// # Noise
-/// All but one are held against the same event. Let `c` be what
-/// `sum((p - q)^2 / q)` of two samples of one distribution exceeds with
-/// probability `alpha`: a chi-squared quantile of one degree of freedom less
-/// than bins, times `1/n + 1/m`. To second order the PSI is that sum
-/// (Yurdakul and Naranjo, Journal of Risk Model Validation 14, 2020), and the
-/// squares of the Hellinger distance and of the Jensen-Shannon distance in
-/// nats are an eighth of it. By Cauchy and Schwarz, total variation is at most
-/// half its root, and the Wasserstein-1 distance at most its root times the
-/// standard deviation: a function of Lipschitz constant 1 varies no more than
-/// its argument. These two floors are higher than they need be. The
-/// Kolmogorov-Smirnov statistic has its own limit distribution, which for
-/// binned values is high, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Statistic {
@@ -55,6 +41,19 @@ pub struct Noise {
     pub degrees: f64,
 }
 
+/// # Noise
+/// All but one are held against the same event. Let `c` be what
+/// `sum((p - q)^2 / q)` of two samples of one distribution exceeds with
+/// probability `alpha`: a chi-squared quantile of one degree of freedom less
+/// than bins, times `1/n + 1/m`. To second order the PSI is that sum
+/// (Yurdakul and Naranjo, Journal of Risk Model Validation 14, 2020), and the
+/// squares of the Hellinger distance and of the Jensen-Shannon distance in
+/// nats are an eighth of it. By Cauchy and Schwarz, total variation is at most
+/// half its root, and the Wasserstein-1 distance at most its root times the
+/// standard deviation: a function of Lipschitz constant 1 varies no more than
+/// its argument. These two floors are higher than they need be. The
+/// Kolmogorov-Smirnov statistic has its own limit distribution, which for
+/// binned values is high, too.
 impl Statistic {
     /// All of them.
     pub const ALL: [Self; 7] = [

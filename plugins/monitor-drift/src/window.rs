@@ -206,20 +206,23 @@ fn parts(plan: &Plan, batch: &Batch, by: &str) -> Vec<usize> {
 /// Add the rows that have all of their elements; gives how many.
 fn add_vectors(embedding: &Embedding, batch: &Batch, sums: &mut [i64]) -> u64 {
     let mut elements: Vec<&[f64]> = Vec::with_capacity(sums.len());
-    let mut place = batch.columns.iter().position(|c| c.name == embedding.columns[0]).unwrap_or(0);
-    for name in &embedding.columns {
-        match column(batch, place, name) {
+    let first = batch.columns.iter().position(|c| c.name == embedding.columns[0]).unwrap_or(0);
+    for (i, name) in embedding.columns.iter().enumerate() {
+        match column(batch, first + i, name) {
             Some(ColumnValues::Numeric(values)) => elements.push(values),
             _ => return 0,
         }
-        place += 1;
     }
-    let complete: Vec<usize> = (0..batch.frame_ids.len())
-        .filter(|&row| elements.iter().all(|e| e[row].is_finite()))
-        .collect();
-    for ((sum, values), mean) in sums.iter_mut().zip(&elements).zip(&embedding.reference.mean) {
+    let mut complete = Vec::new();
+    for row in 0..batch.frame_ids.len() {
+        if elements.iter().all(|e| e[row].is_finite()) {
+            complete.push(row);
+        }
+    }
+    for (i, sum) in sums.iter_mut().enumerate() {
+        let mean = embedding.reference.mean[i];
         for &row in &complete {
-            let units = (values[row] - mean) * embedding.per_unit;
+            let units = (elements[i][row] - mean) * embedding.per_unit;
             // 2^37 rows of the furthest vectors fill a sum; it stays there.
             let add = fixed_point(units.clamp(-MAX_UNITS, MAX_UNITS)).unwrap_or(0);
             *sum = sum.saturating_add(add);

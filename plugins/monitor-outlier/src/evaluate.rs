@@ -35,7 +35,7 @@ pub fn evaluate(
     summary: &Summary,
 ) -> Result<Vec<Finding>, String> {
     let noise = |name: &str| summary.noise_variance(name);
-    let (noise_of_rows, noise_of_scores) = (noise("rows"), noise("scores"));
+    let (noise_of_rows, noise_of_scores) = (noise("scoring"), noise("scores"));
     let summary = summary.settled();
     let counts = Counts::read(reference, &summary)?;
     let checks =

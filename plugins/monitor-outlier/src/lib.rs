@@ -49,7 +49,7 @@
 //!
 //! | field | counts |
 //! |---|---|
-//! | `rows` | scored, outliers among them, with a missing value, without a column, with another type, left out by `sample-every` |
+//! | `scoring` | scored, outliers among them, with a missing value, without a column, with another type, left out by `sample-every` |
 //! | `scores` | scored rows in each of the reference's bins |
 //!
 //! A row with a missing value (NaN) has no score; one with an infinite value

@@ -42,7 +42,7 @@ impl Counts {
     pub fn write(&self, summary: &mut Summary) {
         let Self { scored, outliers, incomplete, no_column, wrong_type, skipped, .. } = *self;
         let rows = vec![scored, outliers, incomplete, no_column, wrong_type, skipped];
-        summary.fields.insert("rows".to_owned(), Field::Counts(rows));
+        summary.fields.insert("scoring".to_owned(), Field::Counts(rows));
         summary.fields.insert("scores".to_owned(), Field::Counts(self.scores.clone()));
     }
 
@@ -57,9 +57,9 @@ impl Counts {
             counts if counts.len() == length => Ok(counts.to_vec()),
             _ => Err(format!("field `{name}` is not of {length} counts")),
         };
-        let rows = field("rows", 6)?;
+        let rows = field("scoring", 6)?;
         let [scored, outliers, incomplete, no_column, wrong_type, skipped] = rows[..] else {
-            return Err("field `rows` is not of 6 counts".to_owned());
+            return Err("field `scoring` is not of 6 counts".to_owned());
         };
         let scores = field("scores", reference.scores.counts.len())?;
         Ok(Self { scored, outliers, incomplete, no_column, wrong_type, skipped, scores })

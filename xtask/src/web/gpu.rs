@@ -28,9 +28,15 @@ pub(super) fn fixtures(workspace: &Workspace, trust: &Trust, fixtures: &Path) ->
 
 /// Pin the models of stages that name one to the GPU.
 fn pinned(pipeline: &str) -> String {
-    each_line(pipeline, |line| match line.starts_with("model = ") {
-        true => format!("{line}\ndevice = \"gpu\"\n"),
-        false => format!("{line}\n"),
+    let mut is_stage = false;
+    each_line(pipeline, |line| {
+        if line.starts_with('[') {
+            is_stage = line == "[[stage]]";
+        }
+        match is_stage && line.starts_with("model = ") {
+            true => format!("{line}\ndevice = \"gpu\"\n"),
+            false => format!("{line}\n"),
+        }
     })
 }
 
@@ -47,7 +53,7 @@ fn unhurried(pipeline: &str) -> String {
     })
 }
 
-fn each_line(text: &str, change: impl Fn(&str) -> String) -> String {
+fn each_line(text: &str, change: impl FnMut(&str) -> String) -> String {
     text.lines().map(change).collect()
 }
 

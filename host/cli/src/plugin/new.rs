@@ -171,10 +171,15 @@ fn manifest(name: &str) -> anyhow::Result<String> {
     let all =
         workspace.get("dependencies").and_then(toml::Value::as_table).context("no dependencies")?;
     // The SDK's own tests, too: cargo resolves them with the project.
-    let used = |name: &str| {
-        let tables = ["dependencies", "dev-dependencies"].into_iter().filter_map(|t| sdk.get(t));
-        tables.filter_map(toml::Value::as_table).any(|t| t.contains_key(name))
-    };
+    let of_targets = sdk.get("target").and_then(toml::Value::as_table);
+    let tables: Vec<&toml::Table> = of_targets
+        .into_iter()
+        .flat_map(|targets| targets.values().filter_map(toml::Value::as_table))
+        .chain([&sdk])
+        .flat_map(|t| ["dependencies", "dev-dependencies"].into_iter().filter_map(|k| t.get(k)))
+        .filter_map(toml::Value::as_table)
+        .collect();
+    let used = |name: &str| tables.iter().any(|t| t.contains_key(name));
     let dependencies: toml::Table =
         all.iter().filter(|(k, _)| used(k)).map(|(k, v)| (k.clone(), v.clone())).collect();
     let mut tables = toml::Table::new();

@@ -8,16 +8,24 @@ use super::distributions::chi2_upper_tail;
 /// What a bin's share is taken as in [`psi`] when it is smaller.
 pub const PSI_FLOOR: f64 = 1e-4;
 
-/// The shares of the bins, as pairs.
-fn shares<'a>(expected: &'a [u64], seen: &'a [u64]) -> impl Iterator<Item = (f64, f64)> + 'a {
+/// The sum over the bins of what `of` makes of the two shares.
+fn sum(expected: &[u64], seen: &[u64], of: &dyn Fn(f64, f64) -> f64) -> f64 {
     debug_assert_eq!(expected.len(), seen.len());
     let (m, n) = (total(expected), total(seen));
-    expected.iter().zip(seen).map(move |(&e, &s)| (e as f64 / m, s as f64 / n))
+    let mut sum = 0.0;
+    for (&e, &s) in expected.iter().zip(seen) {
+        sum += of(e as f64 / m, s as f64 / n);
+    }
+    sum
 }
 
 /// Exact up to 2^53, which no summary exceeds.
 fn total(counts: &[u64]) -> f64 {
-    counts.iter().map(|&c| c as f64).sum()
+    let mut total = 0.0;
+    for &count in counts {
+        total += count as f64;
+    }
+    total
 }
 
 /// The population stability index `sum((p - q) ln(p / q))`, in nats: the
@@ -30,10 +38,10 @@ fn total(counts: &[u64]) -> f64 {
 pub fn psi(expected: &[u64], seen: &[u64], floor: f64) -> f64 {
     // `max` would turn NaN into the floor.
     let at_least = |share: f64| if share < floor { floor } else { share };
-    shares(expected, seen)
-        .map(|(p, q)| (at_least(p), at_least(q)))
-        .map(|(p, q)| (p - q) * (p / q).ln())
-        .sum()
+    sum(expected, seen, &|p, q| {
+        let (p, q) = (at_least(p), at_least(q));
+        (p - q) * (p / q).ln()
+    })
 }
 
 /// The Jensen-Shannon distance, the square root of the divergence in units of
@@ -45,51 +53,62 @@ pub fn jensen_shannon(expected: &[u64], seen: &[u64], base: f64) -> f64 {
     // p ln(p / m) + q ln(q / m) with p = m + d, q = m - d: through ln_1p, near
     // distributions do not drown in rounding.
     let part = |x: f64, relative: f64| if x > 0.0 { x * relative.ln_1p() } else { x };
-    let divergence: f64 = shares(expected, seen)
-        .filter(|(p, q)| p + q != 0.0)
-        .map(|(p, q)| {
-            let relative = (p - q) / (p + q);
-            part(p, relative) + part(q, -relative)
-        })
-        .sum();
+    let divergence = sum(expected, seen, &|p, q| {
+        if p + q == 0.0 {
+            return 0.0;
+        }
+        let relative = (p - q) / (p + q);
+        part(p, relative) + part(q, -relative)
+    });
     if divergence < 0.0 { 0.0 } else { (divergence / 2.0 / base.ln()).sqrt() }
 }
 
 /// The Hellinger distance, within 0..=1.
 pub fn hellinger(expected: &[u64], seen: &[u64]) -> f64 {
-    let sum: f64 = shares(expected, seen).map(|(p, q)| (p.sqrt() - q.sqrt()).powi(2)).sum();
-    (sum / 2.0).sqrt()
+    (sum(expected, seen, &|p, q| (p.sqrt() - q.sqrt()).powi(2)) / 2.0).sqrt()
 }
 
 /// The total variation distance: the share of rows that would have to move to
 /// another bin.
 pub fn total_variation(expected: &[u64], seen: &[u64]) -> f64 {
-    shares(expected, seen).map(|(p, q)| (p - q).abs()).sum::<f64>() / 2.0
+    sum(expected, seen, &|p, q| (p - q).abs()) / 2.0
 }
 
 /// The Kolmogorov-Smirnov statistic at the bins' edges: at most that of the
 /// raw values.
 pub fn ks_binned(expected: &[u64], seen: &[u64]) -> f64 {
-    differences(expected, seen).map(f64::abs).fold(0.0, |a, b| if a > b { a } else { b })
+    let mut greatest = 0.0;
+    for difference in differences(expected, seen) {
+        if difference.is_nan() {
+            return difference;
+        }
+        greatest = f64::max(greatest, difference.abs());
+    }
+    greatest
 }
 
 /// The Wasserstein-1 distance when every value of a bin stands at the bin's
 /// `position`, rising, in units of the positions.
 pub fn wasserstein_binned(expected: &[u64], seen: &[u64], positions: &[f64]) -> f64 {
-    let gaps = positions.windows(2).map(|p| p[1] - p[0]);
-    differences(expected, seen).zip(gaps).map(|(d, gap)| d.abs() * gap).sum()
+    let mut distance = 0.0;
+    for (difference, at) in differences(expected, seen).iter().zip(positions.windows(2)) {
+        distance += difference.abs() * (at[1] - at[0]);
+    }
+    distance
 }
 
 /// The differences of the cumulative shares after each bin.
-fn differences<'a>(expected: &'a [u64], seen: &'a [u64]) -> impl Iterator<Item = f64> + 'a {
+fn differences(expected: &[u64], seen: &[u64]) -> Vec<f64> {
     let (m, n) = (total(expected), total(seen));
     // Whole numbers are summed, so that the last difference is exactly 0.
-    let sums = expected.iter().zip(seen).scan((0.0, 0.0), |(e, s), (&a, &b)| {
-        *e += a as f64;
-        *s += b as f64;
-        Some((*e, *s))
-    });
-    sums.map(move |(e, s)| e / m - s / n)
+    let (mut below_e, mut below_s) = (0.0, 0.0);
+    let mut differences = Vec::with_capacity(expected.len());
+    for (&e, &s) in expected.iter().zip(seen) {
+        below_e += e as f64;
+        below_s += s as f64;
+        differences.push(below_e / m - below_s / n);
+    }
+    differences
 }
 
 /// A chi-squared statistic with its degrees of freedom.
@@ -117,7 +136,10 @@ impl ChiSquare {
 pub fn chi_square_homogeneity(a: &[u64], b: &[u64]) -> ChiSquare {
     let (m, n) = (total(a), total(b));
     let (mut statistic, mut bins) = (0.0, 0.0);
-    for (&x, &y) in a.iter().zip(b).filter(|(x, y)| **x > 0 || **y > 0) {
+    for (&x, &y) in a.iter().zip(b) {
+        if x == 0 && y == 0 {
+            continue;
+        }
         let (x, y) = (x as f64, y as f64);
         // Both rows' terms of the column in one.
         statistic += (x * n - y * m).powi(2) / ((x + y) * m * n);
@@ -134,7 +156,10 @@ pub fn chi_square_homogeneity(a: &[u64], b: &[u64]) -> ChiSquare {
 pub fn chi_square_goodness(weights: &[u64], seen: &[u64]) -> ChiSquare {
     let (m, n) = (total(weights), total(seen));
     let (mut statistic, mut bins) = (0.0, 0.0);
-    for (&w, &s) in weights.iter().zip(seen).filter(|(w, s)| **w > 0 || **s > 0) {
+    for (&w, &s) in weights.iter().zip(seen) {
+        if w == 0 && s == 0 {
+            continue;
+        }
         let expected = w as f64 / m * n;
         statistic += (s as f64 - expected).powi(2) / expected;
         bins += 1.0;

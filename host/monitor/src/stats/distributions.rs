@@ -42,7 +42,7 @@ pub fn clopper_pearson_upper(k: u64, n: u64, confidence: f64) -> f64 {
         return 1.0;
     }
     let (a, b) = (k as f64 + 1.0, (n - k) as f64);
-    solve(0.0, 1.0, confidence, |p| incomplete_beta(a, b, p, 1.0 - p))
+    solve(0.0, 1.0, confidence, &|p| incomplete_beta(a, b, p, 1.0 - p))
 }
 
 /// The one-sided lower confidence bound for a probability of which `k` of `n`
@@ -55,7 +55,7 @@ pub fn clopper_pearson_lower(k: u64, n: u64, confidence: f64) -> f64 {
         return 0.0;
     }
     let (a, b) = (k as f64, n.saturating_sub(k) as f64 + 1.0);
-    solve(0.0, 1.0, 1.0 - confidence, |p| incomplete_beta(a, b, p, 1.0 - p))
+    solve(0.0, 1.0, 1.0 - confidence, &|p| incomplete_beta(a, b, p, 1.0 - p))
 }
 
 /// The upper confidence bound, whatever the distribution, for the probability
@@ -68,7 +68,7 @@ pub fn wilks_outside_range(n: u64, confidence: f64) -> f64 {
     if n < 2 {
         return 1.0;
     }
-    solve(0.0, 1.0, confidence, |p| incomplete_beta(2.0, (n - 1) as f64, p, 1.0 - p))
+    solve(0.0, 1.0, confidence, &|p| incomplete_beta(2.0, (n - 1) as f64, p, 1.0 - p))
 }
 
 /// The probability that a chi-squared variable of `degrees` degrees of
@@ -84,7 +84,7 @@ pub fn chi2_upper_quantile(alpha: f64, degrees: f64) -> f64 {
     while chi2_upper_tail(high, degrees) > alpha {
         high *= 2.0;
     }
-    solve(0.0, high, -alpha, |x| -chi2_upper_tail(x, degrees))
+    solve(0.0, high, -alpha, &|x| -chi2_upper_tail(x, degrees))
 }
 
 /// The probability that a standard normal variable exceeds `z`.
@@ -102,7 +102,7 @@ pub fn normal_upper_quantile(alpha: f64) -> f64 {
         return -normal_upper_quantile(1.0 - alpha);
     }
     // Beyond 39 the tail is 0 in f64.
-    solve(0.0, 39.0, -alpha, |z| -normal_upper_tail(z))
+    solve(0.0, 39.0, -alpha, &|z| -normal_upper_tail(z))
 }
 
 /// The probability that a variable of Kolmogorov's distribution exceeds `x`:
@@ -116,21 +116,24 @@ pub fn kolmogorov_upper_tail(x: f64) -> f64 {
         return 1.0;
     }
     if x < 1.0 {
-        let odd = [1.0, 3.0, 5.0, 7.0];
-        let sum: f64 = odd.map(|k| (-(k * PI / x).powi(2) / 8.0).exp()).iter().sum();
+        let mut sum = 0.0;
+        for k in [1.0, 3.0, 5.0, 7.0] {
+            sum += (-(k * PI / x).powi(2) / 8.0).exp();
+        }
         return 1.0 - (2.0 * PI).sqrt() / x * sum;
     }
-    let signs = [1.0, -1.0, 1.0, -1.0, 1.0];
-    let terms =
-        signs.iter().zip(1i32..).map(|(s, k)| s * (-2.0 * (f64::from(k) * x).powi(2)).exp());
-    2.0 * terms.sum::<f64>()
+    let mut sum = 0.0;
+    for (k, sign) in [(1.0, 1.0), (2.0, -1.0), (3.0, 1.0), (4.0, -1.0), (5.0, 1.0)] {
+        sum += sign * (-2.0 * (k * x).powi(2)).exp();
+    }
+    2.0 * sum
 }
 
 /// What a variable of Kolmogorov's distribution exceeds with probability
 /// `alpha`.
 pub fn kolmogorov_upper_quantile(alpha: f64) -> f64 {
     // Beyond 20 the tail is 0 in f64.
-    solve(0.0, 20.0, -alpha, |x| -kolmogorov_upper_tail(x))
+    solve(0.0, 20.0, -alpha, &|x| -kolmogorov_upper_tail(x))
 }
 
 #[cfg(test)]

@@ -64,13 +64,14 @@ fn binomial_point(a: f64, b: f64, x: f64, y: f64) -> f64 {
     exponent.exp() * (n / (TAU * a * b)).sqrt()
 }
 
-/// A continued fraction `a1/(b1 + a2/(b2 + ...))` from its terms `(a, b)`, by
+/// A continued fraction `a0/(b0 + a1/(b1 + ...))` from its terms `(a, b)`, by
 /// the modified Lentz method (DLMF 3.10(iii)).
-fn continued_fraction(terms: impl Iterator<Item = (f64, f64)>) -> f64 {
+fn continued_fraction(term: &dyn Fn(u32) -> (f64, f64)) -> f64 {
     const TINY: f64 = 1e-300;
     let away_from_0 = |x: f64| if x.abs() < TINY { TINY } else { x };
     let (mut f, mut c, mut d) = (TINY, TINY, 0.0);
-    for (a, b) in terms.take(100_000) {
+    for i in 0..100_000 {
+        let (a, b) = term(i);
         d = 1.0 / away_from_0(b + a * d);
         c = away_from_0(b + a / c);
         f *= c * d;
@@ -102,16 +103,16 @@ pub fn incomplete_beta(a: f64, b: f64, x: f64, y: f64) -> f64 {
 }
 
 fn beta_fraction(a: f64, b: f64, x: f64, y: f64) -> f64 {
-    let terms = (0u32..).map(|i| {
+    let term = |i: u32| {
         let m = f64::from(i / 2);
         let coefficient = match i {
             0 => 1.0,
-            _ if i % 2 == 0 => m * (b - m) * x / ((a + 2.0 * m - 1.0) * (a + 2.0 * m)),
+            _ if i.is_multiple_of(2) => m * (b - m) * x / ((a + 2.0 * m - 1.0) * (a + 2.0 * m)),
             _ => -(a + m) * (a + b + m) * x / ((a + 2.0 * m) * (a + 2.0 * m + 1.0)),
         };
         (coefficient, 1.0)
-    });
-    binomial_point(a, b, x, y) * b / (a + b) * continued_fraction(terms)
+    };
+    binomial_point(a, b, x, y) * b / (a + b) * continued_fraction(&term)
 }
 
 /// The upper regularised incomplete gamma function `Q(a, x)`.
@@ -132,18 +133,18 @@ pub fn incomplete_gamma_upper(a: f64, x: f64) -> f64 {
         }
         1.0 - front * sum
     } else {
-        let terms = (0u32..).map(|i| {
+        let term = |i: u32| {
             let n = f64::from(i);
             let numerator = if i == 0 { 1.0 } else { -n * (n - a) };
             (numerator, x + 2.0 * n + 1.0 - a)
-        });
-        front * continued_fraction(terms)
+        };
+        front * continued_fraction(&term)
     }
 }
 
 /// Where a rising function of `low..high` reaches `target`, by bisection down
 /// to the last bit.
-pub fn solve(mut low: f64, mut high: f64, target: f64, rising: impl Fn(f64) -> f64) -> f64 {
+pub fn solve(mut low: f64, mut high: f64, target: f64, rising: &dyn Fn(f64) -> f64) -> f64 {
     loop {
         let middle = 0.5 * (low + high);
         if middle <= low || middle >= high {
