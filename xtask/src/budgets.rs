@@ -25,6 +25,9 @@ const ROWS: usize = 20_000;
 /// Its columns.
 const FEATURES: usize = 30;
 
+/// The monitors over it.
+const MADE_UP: [&str; 5] = ["quality", "drift", "adwin", "page-hinkley", "kswin"];
+
 /// Measure and print. Nothing is held against a limit here.
 pub fn main(workspace: &Workspace) -> Result<()> {
     let components = plugins::build(workspace)?;
@@ -41,23 +44,34 @@ pub fn main(workspace: &Workspace) -> Result<()> {
     }
 
     let package = made_up(workspace, &trust, &folder)?;
-    let figures = step("measuring monitors on a made-up table", || {
-        last_line(
-            Command::new(workspace.headland())
-                .arg("run")
-                .arg(&package)
-                .arg("--policy")
-                .arg(trust.policy())
-                .args(["--summary", "--json", "--label-column", "label", "--records"])
-                .arg(folder.join("records"))
-                .arg("--ledger")
-                .arg(folder.join("ledger"))
-                .arg("--input")
-                .arg(folder.join("rows.csv")),
-        )
-    })?;
+    let rows = folder.join("rows.csv");
     println!("\nTime in the engine, {FEATURES} features, {ROWS} rows, batches of 256\n");
-    print_times(&figures);
+    println!("| monitor | a row |\n|---|---|");
+    for monitor in MADE_UP {
+        let headland = || Command::new(workspace.headland());
+        let said = run(headland()
+            .args(["monitor", "replay"])
+            .arg(&package)
+            .arg("--policy")
+            .arg(trust.policy())
+            .args(["--rows", "--json", "--monitor", monitor, "--data"])
+            .arg(&rows))?;
+        println!("| {monitor} | {:.0} ns |", row_ns(&said).context("no time")?);
+    }
+    let run_of_rows = ["--summary", "--json", "--label-column", "label", "--records"];
+    last_line(
+        Command::new(workspace.headland())
+            .arg("run")
+            .arg(&package)
+            .arg("--policy")
+            .arg(trust.policy())
+            .args(run_of_rows)
+            .arg(folder.join("records"))
+            .arg("--ledger")
+            .arg(folder.join("ledger"))
+            .arg("--input")
+            .arg(&rows),
+    )?;
     println!("\nWhat leaves the device a window, in bytes\n");
     print_records(&folder.join("records"))?;
 
@@ -98,6 +112,13 @@ fn last_line(command: &mut Command) -> Result<Value> {
     let said = run(command)?;
     let line = said.lines().next_back().context("said nothing")?;
     serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))
+}
+
+/// Nanoseconds a row, of what `headland monitor replay --rows --json` said.
+fn row_ns(said: &str) -> Option<f64> {
+    let lines = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let time = lines.into_iter().find(|line| line["kind"] == "time")?;
+    Some(time["took_ns"].as_f64()? / time["rows"].as_f64()?)
 }
 
 fn print_times(summary: &Value) {

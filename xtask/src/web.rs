@@ -465,11 +465,13 @@ fn hostile(workspace: &Workspace, trust: &Trust, fixtures: &Path) -> Result<()> 
     // The vision example with a monitor that does not end.
     let source = sources.join("monitor-loop");
     variant(workspace, &source, "vision-digits", &|text| {
-        let stages = text.split("[[monitor]]").next().unwrap_or_default();
+        let quality = "[[monitor]]\nid = \"quality\"\n";
+        let (before, monitor) = text.split_once(quality).unwrap_or((text, ""));
+        let after = monitor.find("\n[[").map_or("", |end| &monitor[end..]);
         format!(
-            "{stages}[[monitor]]\nid = \"quality\"\ncomponent = \"monitor-quality\"\n\
+            "{before}{quality}component = \"monitor-quality\"\n\
              reference = \"training-images\"\nconfig = {{ attack = \"infinite-loop\" }}\n\
-             taps = [{{ from = \"prediction\" }}]\nlimits.time-ms = 300\n"
+             taps = [{{ from = \"prediction\" }}]\nlimits.time-ms = 300\n{after}"
         )
     })?;
     let monitor = attacker(workspace, &sources, "monitor")?;

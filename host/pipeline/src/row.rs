@@ -64,6 +64,16 @@ enum ColumnType {
     Categorical,
 }
 
+impl ColumnType {
+    /// A column of `count` missing values.
+    fn missing(self, count: usize) -> ColumnValues {
+        match self {
+            Self::Numeric => ColumnValues::Numeric(vec![f64::NAN; count]),
+            Self::Categorical => ColumnValues::Categorical(vec![None; count]),
+        }
+    }
+}
+
 impl Batcher {
     /// The queue of the monitor of that index.
     ///
@@ -137,38 +147,35 @@ impl Batcher {
     }
 
     fn take(&mut self, count: usize) -> Batch {
-        let rows: Vec<Row> = self.rows.drain(..count).collect();
-        for row in &rows {
-            for (name, cell) in &row.cells {
-                match cell {
-                    Cell::Numeric(_) => self.column(name, ColumnType::Numeric),
-                    Cell::Categorical(_) => self.column(name, ColumnType::Categorical),
-                    Cell::Missing => None,
-                };
-            }
-        }
-        let mut columns: Vec<Column> = self
-            .columns
-            .iter()
-            .map(|(name, kind)| Column {
-                name: name.clone(),
-                values: match kind {
-                    ColumnType::Numeric => ColumnValues::Numeric(vec![f64::NAN; count]),
-                    ColumnType::Categorical => ColumnValues::Categorical(vec![None; count]),
-                },
-            })
-            .collect();
+        let mut values: Vec<ColumnValues> =
+            self.columns.iter().map(|(_, kind)| kind.missing(count)).collect();
         let mut batch = Batch {
             frame_ids: Vec::with_capacity(count),
             captured_at_ns: Vec::with_capacity(count),
-            columns: Vec::new(),
+            columns: Vec::with_capacity(values.len()),
         };
+        let rows: Vec<Row> = self.rows.drain(..count).collect();
         for (at, row) in rows.into_iter().enumerate() {
             batch.frame_ids.push(row.frame_id);
             batch.captured_at_ns.push(row.captured_at_ns);
+            let mut expected = 0;
             for (name, cell) in row.cells {
-                let values = self.index.get(&name).map(|&column| &mut columns[column].values);
-                match (values, cell) {
+                // Rows have their cells in one order: nearly always, the next
+                // column is the one, and no name is looked up.
+                let is_next = self.columns.get(expected).is_some_and(|(known, _)| *known == name);
+                let column = match &cell {
+                    _ if is_next => Some(expected),
+                    Cell::Numeric(_) => self.column(&name, ColumnType::Numeric),
+                    Cell::Categorical(_) => self.column(&name, ColumnType::Categorical),
+                    Cell::Missing => self.index.get(&name).copied(),
+                };
+                expected = column.map_or(expected, |column| column + 1);
+                if let (Some(column), Some((_, kind))) = (column, self.columns.last())
+                    && column == values.len()
+                {
+                    values.push(kind.missing(count));
+                }
+                match (column.and_then(|column| values.get_mut(column)), cell) {
                     (_, Cell::Missing) => {}
                     (Some(ColumnValues::Numeric(values)), Cell::Numeric(value)) => {
                         values[at] = value;
@@ -180,7 +187,8 @@ impl Batcher {
                 }
             }
         }
-        batch.columns = columns;
+        let names = self.columns.iter().map(|(name, _)| name.clone());
+        batch.columns = names.zip(values).map(|(name, values)| Column { name, values }).collect();
         batch
     }
 }

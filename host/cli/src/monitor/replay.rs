@@ -1,17 +1,25 @@
 //! `headland monitor replay`: run monitors over recorded data.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use headland_engine::{Deployment, Finding, MonitorReport, Severity};
 use headland_monitor::{Reference, ValuesReference};
+use headland_pipeline::Row;
 use serde_json::json;
 
 use super::{chart, record::one_monitor};
 use crate::{
     host::{HostOptions, open_verified, read_policy},
-    output::{Output, inline},
+    output::{Output, duration, inline},
     run::{describe_finding, label_columns, load, report_json},
     source::{self, SourceOptions},
     table,
@@ -162,6 +170,7 @@ fn of_rows(
     let reference = Reference::parse(judge.reference()).ok();
     let mut session = deployment.replay(monitor).with_context(start)?.with_context(missing)?;
     let mut reports = Vec::new();
+    let (mut rows, mut took) = (0u64, Duration::ZERO);
     for path in source::files(&command.data)? {
         let table = table::read(&path, &command.categorical)?;
         let categories: Vec<String> = match &reference {
@@ -177,13 +186,25 @@ fn of_rows(
         };
         let table = if categories.is_empty() { table } else { table::read(&path, &categories)? };
         let bar = out.progress("rows", table.rows() as u64);
-        for row in table.monitor_rows(0) {
+        let given: Vec<Row> = table.monitor_rows(0).collect();
+        rows += given.len() as u64;
+        let start = Instant::now();
+        for row in given {
             reports.extend(session.see(row).with_context(|| format!("monitor {monitor:?}"))?);
             bar.inc(1);
         }
+        took += start.elapsed();
         bar.finish_and_clear();
     }
     reports.extend(session.close_window().with_context(|| format!("monitor {monitor:?}"))?);
+    let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+    let row_ns = took_ns.checked_div(rows).unwrap_or(0);
+    out.json(&json!({"kind": "time", "monitor": monitor, "rows": rows, "took_ns": took_ns}))?;
+    out.line(format!(
+        "{monitor}: {rows} rows in {}, {} a row",
+        duration(took_ns),
+        duration(row_ns)
+    ))?;
     Ok(reports)
 }
 
