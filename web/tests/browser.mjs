@@ -500,6 +500,14 @@ const tests = {
     return `${got.findings.length} findings in ${got.windows.length} windows`;
   },
 
+  async "the same summaries and findings as natively: telemetry-shuttle"({ page }) {
+    return sameWindows(page, "telemetry-shuttle");
+  },
+
+  async "the same summaries and findings as natively: vision-digits"({ page }) {
+    return sameWindows(page, "vision-digits");
+  },
+
   async "monitors see frames without being told to"({ page }) {
     const windows = await page.evaluate(async () => {
       const rt = await h.create();
@@ -847,3 +855,39 @@ async function main() {
 }
 
 await main();
+
+/**
+ * Run an example's input, and hold every window of its monitors against the
+ * native run's: the summary to the last byte, the findings to the last word.
+ */
+async function sameWindows(page, name) {
+  const { here, there } = await page.evaluate(async (name) => {
+    const rt = await h.create();
+    const p = await rt.load(`/fixtures/${name}.tar`);
+    const here = [];
+    p.addEventListener("window", ({ detail }) => {
+      const bytes = Array.from(detail.summary, (byte) => String.fromCharCode(byte)).join("");
+      here.push({ monitor: detail.monitor, rows: detail.rows, frames: detail.frames, summary: btoa(bytes), findings: detail.findings });
+    });
+    for (const { input, media_type: mediaType } of await h.native(name)) {
+      const isFile = typeof input === "string";
+      const given = isFile ? new Uint8Array(await (await fetch(`/fixtures/${input}`)).arrayBuffer()) : { json: input };
+      await p.run(given, { mediaType });
+    }
+    await p.settle();
+    await p.closeWindows();
+    const there = await (await fetch(`/fixtures/native-windows-${name}.json`)).json();
+    return { here, there };
+  }, name);
+  const order = (a, b) => a.monitor.localeCompare(b.monitor) || a.frames[0] - b.frames[0];
+  const told = ({ monitor, rows, frames, summary, findings }) => {
+    const of = ({ check, feature, severity, statistic, value, threshold, rows, message }) =>
+      [check, feature ?? null, severity, statistic, value, threshold, rows, message];
+    return JSON.stringify([monitor, rows, frames, summary, findings.map(of)]);
+  };
+  const ours = here.sort(order).map(told);
+  const theirs = there.sort(order).map(told);
+  check(ours.length === theirs.length, `${ours.length} windows, natively ${theirs.length}`);
+  ours.forEach((window, i) => check(window === theirs[i], `window ${i}: ${window}\nnatively ${theirs[i]}`));
+  return `${ours.length} windows, to the last byte`;
+}

@@ -13,9 +13,10 @@ use serde_json::Value;
 use crate::{
     examples::{EXAMPLES, Example, Trust},
     plugins,
-    process::run,
+    process::{finish, run},
     setup::{JUDGES, Presence, ensure_present, python},
     tally::Tally,
+    test::copy_tree,
     workspace::{Workspace, array},
 };
 
@@ -48,6 +49,15 @@ pub fn checks(workspace: &Workspace, judges: &Presence, tally: &mut Tally) -> Re
         if example.name == "telemetry-shuttle" {
             tally.check("a fleet's summaries merge in any order to the same bytes", || {
                 fleet(workspace, &trust, &folder, &package)
+            });
+            tally.check("what leaves a device is noised, charged, and then refused", || {
+                privacy(workspace, &trust, &folder, &package)
+            });
+            tally.check("labels that come later are judged with their predictions", || {
+                labels(workspace, &trust, &folder)
+            });
+            tally.check("a reference of another model is refused when it is built", || {
+                foreign_reference(workspace, &folder)
             });
         }
     }
@@ -256,5 +266,154 @@ fn fleet(workspace: &Workspace, trust: &Trust, folder: &Path, package: &Path) ->
     };
     ensure!(alarms(&"north".into()) == 0, "the good group is alarmed: {said:?}");
     ensure!(alarms(&"south".into()) > 0, "the drifted group is not found: {said:?}");
+    Ok(())
+}
+
+/// A copy of the telemetry example in `folder`, to change.
+fn variant(workspace: &Workspace, folder: &Path, name: &str) -> Result<PathBuf> {
+    let copy = folder.join(name);
+    copy_tree(&workspace.root.join("examples/telemetry-shuttle"), &copy)?;
+    edit(&copy.join("package.toml"), |text| {
+        let dist = workspace.root.join("dist").display().to_string();
+        text.replace("../../dist", &dist)
+    })?;
+    Ok(copy)
+}
+
+fn edit(path: &Path, change: impl FnOnce(String) -> String) -> Result<()> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let changed = change(text.clone());
+    ensure!(changed != text, "{} is as it was", path.display());
+    Ok(fs::write(path, changed)?)
+}
+
+/// With a budget for three windows: three records with noise, then none.
+fn privacy(workspace: &Workspace, trust: &Trust, folder: &Path, package: &Path) -> Result<()> {
+    let policy = folder.join("private.toml");
+    fs::copy(trust.policy(), &policy)?;
+    edit(&policy, |text| {
+        text + r#"
+[host.privacy.budget]
+epsilon = 1.5
+period-hours = 24
+
+[[host.privacy.rule]]
+monitor = "monitor-drift"
+fields = ["rows", "*/bins"]
+mechanism = "discrete-laplace"
+epsilon = 0.5
+"#
+    })?;
+    let own = folder.join("private");
+    let ledger = folder.join("private-ledger");
+    let run_once = || {
+        lines(
+            headland(workspace, &["run"])
+                .arg(package)
+                .arg("--policy")
+                .arg(&policy)
+                .args(["--summary", "--json", "--label-column", "class", "--input"])
+                .arg(workspace.root.join("examples/telemetry-shuttle/inputs/telemetry.csv"))
+                .arg("--ledger")
+                .arg(&ledger)
+                .arg("--records")
+                .arg(&own),
+        )
+    };
+    let said = run_once()?;
+    let records: Vec<&Value> = said.iter().filter(|l| l["kind"] == "record").collect();
+    ensure!(records.len() == 3, "{} records for a budget of three", records.len());
+    ensure!(
+        records.iter().all(|r| r["fields_dropped"].as_u64() > Some(0)),
+        "fields that no rule names were let out: {records:?}"
+    );
+    let refused: Vec<&Value> = said.iter().filter(|l| l["kind"] == "no-record").collect();
+    let spent = refused.iter().filter(|r| r["error"].to_string().contains("budget is spent"));
+    ensure!(spent.count() == 1, "{refused:?}");
+    // Another start of the command finds the budget spent.
+    let again = run_once()?;
+    ensure!(again.iter().all(|l| l["kind"] != "record"), "a restart forgot what was told");
+
+    // A record from the field is judged as it was on the device.
+    let file = records[0]["file"].as_str().context("no file")?;
+    let merged = lines(
+        headland(workspace, &["monitor", "merge"])
+            .arg(package)
+            .arg("--policy")
+            .arg(trust.policy())
+            .args(["--json", "--monitor", "drift", file]),
+    )?;
+    ensure!(merged.iter().any(|l| l["kind"] == "group"), "not judged: {merged:?}");
+    Ok(())
+}
+
+/// The telemetry example with a monitor that waits for labels.
+fn labels(workspace: &Workspace, trust: &Trust, folder: &Path) -> Result<()> {
+    let copy = variant(workspace, folder, "with-labels")?;
+    edit(&copy.join("pipeline.toml"), |text| {
+        text + r#"
+[[monitor]]
+id = "performance"
+component = "monitor-performance"
+window-rows = 1000
+taps = [{ from = "prediction", columns = ["class", "score"] }]
+labels = { wait = 100 }
+
+[monitor.config]
+label = "label"
+report = true
+
+[monitor.config.classification]
+prediction = "class"
+classes = ["nominal", "anomaly"]
+confidence = "score"
+"#
+    })?;
+    edit(&copy.join("package.toml"), |text| {
+        let wasm = workspace.components().join("monitor-performance.wasm");
+        format!(
+            "{text}\n[[entry]]\nrole = \"component\"\nname = \"monitor-performance\"\npath = {:?}\n",
+            wasm.display().to_string()
+        )
+    })?;
+    let package = folder.join("with-labels.tar");
+    run(headland(workspace, &["package", "build"]).arg(&copy).arg("-o").arg(&package))?;
+    run(headland(workspace, &["package", "sign"]).arg(&package).arg("--key").arg(trust.key()))?;
+    let said = lines(
+        headland(workspace, &["run"])
+            .arg(&package)
+            .arg("--policy")
+            .arg(trust.policy())
+            .args(["--summary", "--json", "--label-column", "class", "--input"])
+            .arg(workspace.root.join("examples/telemetry-shuttle/inputs/telemetry.csv")),
+    )?;
+    let summary = said.last().context("said nothing")?;
+    let accuracy = summary["accuracy"].as_f64().context("no accuracy")?;
+    let windows: Vec<f64> = said
+        .iter()
+        .filter(|l| l["report"]["monitor"] == "performance")
+        .flat_map(|l| array(&l["report"]["findings"]))
+        .filter(|f| f["check"] == "accuracy")
+        .filter_map(|f| f["value"].as_f64())
+        .collect();
+    ensure!(windows.len() == 2, "accuracy of {} windows", windows.len());
+    let mean = windows.iter().sum::<f64>() / 2.0;
+    ensure!((mean - accuracy).abs() < 1e-9, "{mean} by the monitor, {accuracy} by the command");
+    Ok(())
+}
+
+/// A reference that says which model it was learnt with, beside another one.
+fn foreign_reference(workspace: &Workspace, folder: &Path) -> Result<()> {
+    let copy = variant(workspace, folder, "foreign-reference")?;
+    edit(&copy.join("reference/training-rows.json"), |text| {
+        let models = format!("\"models\": [\"sha256:{}\"],", "0".repeat(64));
+        text.replacen('{', &format!("{{ {models}"), 1)
+    })?;
+    let built = finish(
+        headland(workspace, &["package", "build"]).arg(&copy).arg("-o").arg(folder.join("no.tar")),
+    )?;
+    ensure!(built.status.code() == Some(1), "ended with {}", built.status);
+    ensure!(built.stderr.contains("which the package does not have"), "{}", built.stderr);
     Ok(())
 }

@@ -272,9 +272,12 @@ fn native_answers(workspace: &Workspace, trust: &Trust, fixtures: &Path) -> Resu
         let package = fixtures.join(&file);
         fs::copy(dist(workspace).join("packages").join(&file), &package)?;
         let lines = run(example.command(workspace, "run", trust, &package).arg("--json"))?;
-        let mut answers = Vec::new();
+        let (mut answers, mut windows) = (Vec::new(), Vec::new());
         for line in lines.lines() {
             let line: Value = serde_json::from_str(line)?;
+            if line["report"]["kind"] == "window" {
+                windows.push(line["report"].clone());
+            }
             if line["kind"] == "frame" {
                 answers.push(json!({
                     "input": Value::Null,
@@ -290,8 +293,13 @@ fn native_answers(workspace: &Workspace, trust: &Trust, fixtures: &Path) -> Resu
             answer["media_type"] = media_type.into();
         }
         ensure!(!answers.is_empty(), "{}: no frame", example.name);
-        let name = format!("native-{}.json", example.name);
-        fs::write(fixtures.join(name), serde_json::to_vec(&answers)?)?;
+        let write = |what: &str, value: &[Value]| -> Result<()> {
+            let name = format!("{what}-{}.json", example.name);
+            Ok(fs::write(fixtures.join(name), serde_json::to_vec(value)?)?)
+        };
+        write("native", &answers)?;
+        ensure!(!windows.is_empty(), "{}: no window", example.name);
+        write("native-windows", &windows)?;
     }
     let inputs = fixtures.join("inputs");
     copy_tree(&workspace.root.join("examples/vision-digits/inputs"), &inputs.join("digits"))?;

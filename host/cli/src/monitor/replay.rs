@@ -13,7 +13,6 @@ use anyhow::{Context, bail};
 use clap::Args;
 use headland_engine::{Deployment, Finding, MonitorReport, Severity};
 use headland_monitor::{Reference, ValuesReference};
-use headland_pipeline::Row;
 use serde_json::json;
 
 use super::{chart, record::one_monitor};
@@ -186,14 +185,16 @@ fn of_rows(
         };
         let table = if categories.is_empty() { table } else { table::read(&path, &categories)? };
         let bar = out.progress("rows", table.rows() as u64);
-        let given: Vec<Row> = table.monitor_rows(0).collect();
-        rows += given.len() as u64;
-        let start = Instant::now();
-        for row in given {
-            reports.extend(session.see(row).with_context(|| format!("monitor {monitor:?}"))?);
+        for row in table.monitor_rows(0) {
+            // Made just before, as a running pipeline makes it: the time of a
+            // row is the monitor's, not that of fetching cold memory.
+            let start = Instant::now();
+            let seen = session.see(row);
+            took += start.elapsed();
+            rows += 1;
+            reports.extend(seen.with_context(|| format!("monitor {monitor:?}"))?);
             bar.inc(1);
         }
-        took += start.elapsed();
         bar.finish_and_clear();
     }
     reports.extend(session.close_window().with_context(|| format!("monitor {monitor:?}"))?);
