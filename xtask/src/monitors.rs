@@ -300,7 +300,7 @@ period-hours = 24
 
 [[host.privacy.rule]]
 monitor = "monitor-drift"
-fields = ["rows", "*/bins"]
+fields = ["rows", "V*/bins"]
 mechanism = "discrete-laplace"
 epsilon = 0.5
 "#
@@ -406,10 +406,10 @@ confidence = "score"
 /// A reference that says which model it was learnt with, beside another one.
 fn foreign_reference(workspace: &Workspace, folder: &Path) -> Result<()> {
     let copy = variant(workspace, folder, "foreign-reference")?;
-    edit(&copy.join("reference/training-rows.json"), |text| {
-        let models = format!("\"models\": [\"sha256:{}\"],", "0".repeat(64));
-        text.replacen('{', &format!("{{ {models}"), 1)
-    })?;
+    let path = copy.join("reference/training-rows.json");
+    let mut reference: Value = serde_json::from_slice(&fs::read(&path)?)?;
+    reference["models"] = [format!("sha256:{}", "0".repeat(64))].as_slice().into();
+    fs::write(&path, reference.to_string())?;
     let built = finish(
         headland(workspace, &["package", "build"]).arg(&copy).arg("-o").arg(folder.join("no.tar")),
     )?;
