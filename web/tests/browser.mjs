@@ -876,7 +876,8 @@ async function sameWindows(page, name) {
     }
     await p.settle();
     await p.closeWindows();
-    const there = await (await fetch(`/fixtures/native-windows-${name}.json`)).json();
+    const said = await (await fetch(`/fixtures/native-windows-${name}.json`)).json();
+    const there = said.map(({ report }) => report);
     return { here, there };
   }, name);
   const order = (a, b) => a.monitor.localeCompare(b.monitor) || a.frames[0] - b.frames[0];
