@@ -13,6 +13,7 @@ use crate::{
     combine::{self, Given},
     graph::{Graph, Monitor, Port, SOURCE, StageSet, Tap, Wire},
     row::{Row, RowMaker, Tapped},
+    sampler::mix,
     spec::{OnFull, StageKind},
     stats::Stats,
 };
@@ -605,12 +606,6 @@ fn check_output(gives_prediction: bool, output: &StageOutput) -> Result<(), Stag
 /// pseudorandom number generators", OOPSLA 2014; the router's name goes in
 /// through FNV-1a.
 fn choose(seed: u64, frame_id: u64, router: &str, branches: &[(usize, u32)]) -> Option<usize> {
-    fn mix(mut z: u64) -> u64 {
-        z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
     let name = router.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
