@@ -291,7 +291,9 @@ impl Monitors {
             })
             .collect();
         for (monitor, row) in waiting {
-            if self.backlog() >= MAX_BACKLOG_ROWS {
+            // There is time now, so that no row need be dropped.
+            let room = self.specs.get(monitor).map_or(0, |spec| spec.queue_rows as u64);
+            if self.backlog() >= room.min(MAX_BACKLOG_ROWS) {
                 self.settle();
             }
             self.offer(monitor, row);
