@@ -99,24 +99,10 @@ impl Batch {
     pub fn rows(&self) -> usize {
         self.frame_ids.len()
     }
-
-    /// The column of that name.
-    pub fn column(&self, name: &str) -> Option<&ColumnValues> {
-        self.columns.iter().find(|c| c.name == name).map(|c| &c.values)
-    }
-
-    /// Check what every monitor relies on.
-    ///
-    /// # Errors
-    /// [`BatchError`]: lengths that differ, or a name that comes twice.
-    pub fn check(&self) -> Result<(), BatchError> {
-        let columns = self.columns.iter().map(|c| (c.name.as_str(), c.values.len()));
-        check_batch(self.frame_ids.len(), self.captured_at_ns.len(), columns)
-    }
 }
 
-/// As [`Batch::check`], for a batch in whatever form: how many frame ids and
-/// times of capture it has, and the columns' names and lengths.
+/// Check what every monitor relies on, of a batch in whatever form: how many
+/// frame ids and times of capture it has, and the columns' names and lengths.
 ///
 /// # Errors
 /// [`BatchError`]: lengths that differ, or a name that comes twice.
